@@ -1,0 +1,154 @@
+"""The `optcc` command: the table of verbs, and what becomes of every error.
+
+Exit codes: 0 good, 1 a check failed, 2 the input is wrong, 3 a bug of optcc, 130 interrupted, 141 the reader of the
+output went away. With `--json` an error is `{"error": {...}}` on stdout, so that a caller parses one stream.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import click
+from click.utils import PacifyFlushWrapper
+
+from optcc import __version__
+from optcc.cli.common import Json, print_json
+from optcc.cli.lazy import LazyGroup
+from optcc.errors import OptccError
+
+INTERNAL, INTERRUPTED, READER_GONE = 3, 130, 141
+
+VERBS = {
+    "compile": "Compile a model with a recipe into a checked artifact.",
+    "plan": "Print the passes a compile would run, and what stands in its way.",
+    "passes": "List the passes, show one, or explain why one didn't apply.",
+    "run": "Generate text with an artifact.",
+    "check": "Measure an artifact against the original model.",
+    "bench": "Measure how fast an artifact is.",
+    "inspect": "Show what an artifact holds and how it came about.",
+    "verify": "Check every byte of an artifact against its hashes.",
+    "recipes": "List the built-in recipes.",
+    "env": "Show this machine, the installed packages and the backends.",
+    "explain": "Explain an error code.",
+}
+
+HELP = """Compile PyTorch models, and prove that they are still right.
+
+\b
+  optcc compile MODEL cpu-int8 -o build/model
+  optcc run build/model "What is the capital of France?"
+"""
+
+root = LazyGroup("optcc", package="optcc.cli", verbs=VERBS, help=HELP)
+root = click.version_option(__version__, prog_name="optcc", message="%(prog)s %(version)s")(root)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an error is told: as JSON on stdout or as text on stderr, with or without the trace."""
+
+    as_json: bool
+    debug: bool
+
+    @classmethod
+    def read(cls, args: Sequence[str]) -> Failure:
+        """What the arguments ask for. They are read raw, since parsing them may be what fails."""
+        flags = set(takewhile(lambda word: word != "--", args))
+        return cls(as_json="--json" in flags, debug="--debug" in flags)
+
+    def expected(self, error: OptccError) -> int:
+        """An error that optcc can explain."""
+        if self.debug:
+            _trace(error)
+        if self.as_json:
+            print_json({"error": dict(error.to_json())})
+            return error.exit_code
+        _say(f"error [{error.code}]: ", error.what)
+        if error.where:
+            click.echo(f"     at: {error.where}", err=True)
+        if error.hint:
+            click.echo(f"   hint: {error.hint}", err=True)
+        click.echo(f"   more: optcc explain {error.code}", err=True)
+        return error.exit_code
+
+    def usage(self, error: click.ClickException) -> int:
+        """A wrong command line."""
+        if self.as_json:
+            print_json({"error": {"code": "usage", "what": error.format_message(), "where": None, "hint": None}})
+        else:
+            error.show()
+        return error.exit_code
+
+    def unexpected(self, error: Exception) -> int:
+        """A bug: one line, and the trace in a file, or on stderr when asked for or when no file can be written."""
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        trace = None if self.debug else _write_trace(error)
+        if trace is None:
+            _trace(error)
+        if self.as_json:
+            details: dict[str, Json] = {"code": "internal", "what": what, "where": trace, "hint": None}
+            print_json({"error": details})
+            return INTERNAL
+        _say("internal error: ", what)
+        click.echo("   this is a bug of optcc; please report it with the trace", err=True)
+        click.echo(f"  trace: {trace or 'above'}", err=True)
+        return INTERNAL
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: `sys.argv`) and return its exit code. Never raises."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    failure = Failure.read(args)
+    try:
+        result = root.main(args=args, prog_name="optcc", standalone_mode=False)
+        sys.stdout.flush()
+    except OptccError as error:
+        return failure.expected(error)
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        return failure.usage(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_gone()
+    except SystemExit as stop:
+        if isinstance(sys.stdout, PacifyFlushWrapper):  # how click leaves a broken pipe behind
+            return _reader_gone()
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        return failure.unexpected(error)
+    return result if isinstance(result, int) else 0  # ctx.exit(n) arrives as a value
+
+
+def _say(label: str, text: str) -> None:
+    plain = "NO_COLOR" in os.environ
+    click.echo(label if plain else click.style(label, fg="red", bold=True), err=True, nl=False)
+    click.echo(text, err=True)
+
+
+def _trace(error: BaseException) -> None:
+    click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+
+
+def _write_trace(error: BaseException) -> str | None:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="optcc-trace-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError:
+        return None
+    return file.name
+
+
+def _reader_gone() -> int:
+    """End quietly: the interpreter flushes stdout at exit and would complain about the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return READER_GONE

@@ -1,0 +1,462 @@
+"""Every error a user can cause, with a stable code.
+
+One class per cause. An error says what happened, where (file:line, node, recipe line) and what to do. The class
+docstring is the page that `optcc explain CODE` prints and from which `docs/troubleshooting.md` is generated, so each
+docstring opens with a one-line title and then explains cause and cure.
+
+This module imports nothing but the standard library: `optcc --help` and `optcc run` load it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+
+class OptccError(Exception):
+    """Something optcc can explain.
+
+    Attributes:
+        code: stable identifier, `E` and three digits.
+        exit_code: what the command line returns: 2 for wrong input, 1 for a failed gate.
+        what: one sentence, no trailing period.
+        where: file:line, node or recipe key, if known.
+        hint: what to do about it, if known.
+    """
+
+    code: ClassVar[str] = "E000"
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        hint = f"\n  hint: {self.hint}" if self.hint else ""
+        return f"[{self.code}] {place}{self.what}{hint}"
+
+    def to_json(self) -> dict[str, str | None]:
+        """The error as plain data, for `--json`."""
+        return {"code": self.code, "what": self.what, "where": self.where, "hint": self.hint}
+
+
+# --- recipes -----------------------------------------------------------------------------------------------------
+
+
+class RecipeNotFound(OptccError):
+    """Recipe not found.
+
+    The name is neither a file nor a built-in preset. `optcc recipes` lists the presets; a path is taken relative to
+    the current directory, and inside `extends:` relative to the file that says it.
+    """
+
+    code = "E101"
+
+
+class RecipeSyntax(OptccError):
+    """The recipe is not valid YAML.
+
+    The message points at the line and column where reading stopped. Tabs for indentation and a missing space after a
+    colon are the usual causes.
+    """
+
+    code = "E102"
+
+
+class RecipeField(OptccError):
+    """A recipe key is unknown, missing, or has the wrong type.
+
+    The message names the line, the key and the nearest valid one. Nothing is ignored: a misspelt key would silently
+    change what is compiled.
+    """
+
+    code = "E103"
+
+
+class UnknownPass(OptccError):
+    """No pass has this id.
+
+    A pass id is its path: `fuse.qkv` is `passes/fuse/qkv.py`. Passes of your own are named
+    `path/to/file.py:ClassName`, or come from an installed package through the entry-point group `optcc.passes`.
+    `optcc passes list` prints all of them.
+    """
+
+    code = "E104"
+
+
+class UnknownOption(OptccError):
+    """The pass has no option of this name.
+
+    `optcc passes show ID` prints the options with their types and defaults.
+    """
+
+    code = "E105"
+
+
+class BadOption(OptccError):
+    """An option has a value of the wrong type or out of range.
+
+    `optcc passes show ID` prints what each option accepts.
+    """
+
+    code = "E106"
+
+
+class UnknownScheme(OptccError):
+    """No quantization scheme has this name.
+
+    Schemes are YAML files in `recipes/schemes/`, or a path to a file of your own.
+    """
+
+    code = "E107"
+
+
+class ExtendsCycle(OptccError):
+    """Recipes extend each other in a circle.
+
+    The message prints the chain. Remove one `extends:`.
+    """
+
+    code = "E108"
+
+
+class BadOverride(OptccError):
+    """A `--set` is not of the form KEY=VALUE, or KEY names nothing in the recipe.
+
+    KEY is a path of the recipe (`check.tokens`) or a pass id and an option (`quantize.linear.scheme`). VALUE is read
+    as YAML.
+    """
+
+    code = "E109"
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+class ModelNotFound(OptccError):
+    """The model is not there.
+
+    A model is a directory with `config.json` and safetensors files, a `.gguf` file, a hub id, or
+    `package.module:factory`.
+    """
+
+    code = "E201"
+
+
+class CorruptWeights(OptccError):
+    """A weight file is damaged, cut short, or doesn't hold what the configuration needs.
+
+    Download the file again and compare its size and SHA-256 with the publisher's.
+    """
+
+    code = "E202"
+
+
+class UnsupportedArchitecture(OptccError):
+    """This architecture can't be compiled.
+
+    optcc captures decoders whose attention goes through transformers' attention interface. The message names the
+    feature that is in the way. It is refused before any weight is read.
+    """
+
+    code = "E203"
+
+
+class CaptureFailed(OptccError):
+    """The model could not be turned into a graph.
+
+    The message names the operator and the line of the model's own source that could not be captured: usually control
+    flow that depends on a tensor's value, or an operator without a shape rule.
+    """
+
+    code = "E204"
+
+
+class AttentionCount(OptccError):
+    """The captured graph doesn't have one attention operator per layer.
+
+    Part of the model computes attention without transformers' attention interface, so the KV cache could not be
+    attached to it. The message gives both counts.
+    """
+
+    code = "E205"
+
+
+class HubUnreachable(OptccError):
+    """The model hub could not be reached, or has no model of this name.
+
+    Give a local directory instead, or check the name and the network.
+    """
+
+    code = "E206"
+
+
+class BadFactory(OptccError):
+    """`package.module:factory` can't be used as a model.
+
+    The factory takes no arguments and returns `(module, example_inputs)`: an `nn.Module` and a dict of tensors by
+    argument name, or a tuple of tensors. See `docs/models.md`.
+    """
+
+    code = "E207"
+
+
+class MissingPackage(OptccError):
+    """An optional package is needed and not installed.
+
+    The message gives the install command.
+    """
+
+    code = "E208"
+
+
+# --- graphs and passes -------------------------------------------------------------------------------------------
+
+
+class IRCheckFailed(OptccError):
+    """A graph breaks a rule of the IR.
+
+    Checked after every pass: structure, types re-inferred from the operands, the operators the stage allows, and that
+    every weight is accounted for. If it names a pass of optcc's own, it is a bug of optcc: please report it with the
+    dump (`--dump-ir DIR`).
+    """
+
+    code = "E301"
+
+
+class PassFailed(OptccError):
+    """A pass raised an error or broke its contract.
+
+    The message names the pass, those that ran before it, and the cause.
+    """
+
+    code = "E302"
+
+
+class IRTextError(OptccError):
+    """IR text can't be read back.
+
+    The message gives the line. The format is described in `docs/ir.md`.
+    """
+
+    code = "E303"
+
+
+class PreconditionFailed(OptccError):
+    """A pass can't work on this module.
+
+    The message says what the pass needs and what it found, for example paging the KV cache of a model without
+    attention.
+    """
+
+    code = "E304"
+
+
+class PipelineText(OptccError):
+    """A pipeline's text can't be parsed.
+
+    The form is `pass-id{option=value option=value},fix(8){pass-id,pass-id}`.
+    """
+
+    code = "E305"
+
+
+# --- quantization ------------------------------------------------------------------------------------------------
+
+
+class GroupSize(OptccError):
+    """The group size doesn't divide a weight's input width.
+
+    Every group must be whole. The message lists the weights concerned and the group sizes that divide all of them.
+    """
+
+    code = "E401"
+
+
+class LedgerMismatch(OptccError):
+    """A weight was not stored the way its scheme says.
+
+    The ledger compares the intended type and size of every weight with the bytes in the artifact. A mismatch is never
+    a warning: a compile that quantized less than it was told to has failed.
+    """
+
+    code = "E402"
+
+
+# --- backends ----------------------------------------------------------------------------------------------------
+
+
+class BackendUnavailable(OptccError):
+    """The backend can't be used on this machine.
+
+    A package or a device is missing. `optcc env` shows what each backend found and the command that installs it.
+    """
+
+    code = "E501"
+
+
+class UnsupportedOp(OptccError):
+    """The backend can't run an operator of this graph.
+
+    The message names each operator, why it is refused, and the line of the model's source it came from.
+    """
+
+    code = "E502"
+
+
+class BackendCompileFailed(OptccError):
+    """The backend refused the lowered graph.
+
+    The vendor's message is quoted in full.
+    """
+
+    code = "E503"
+
+
+# --- artifacts ---------------------------------------------------------------------------------------------------
+
+
+class NotAnArtifact(OptccError):
+    """The path is not an optcc artifact.
+
+    An artifact is the directory that `optcc compile … -o DIR` wrote; it holds `manifest.json`.
+    """
+
+    code = "E601"
+
+
+class CorruptArtifact(OptccError):
+    """A file of the artifact doesn't have the bytes it was written with.
+
+    The message names every file that differs. Copy the artifact again or rebuild it.
+    """
+
+    code = "E602"
+
+
+class IncompatibleArtifact(OptccError):
+    """The artifact was built for something else.
+
+    The message names the field that differs (format version, backend, runtime version) and the command that rebuilds
+    it here.
+    """
+
+    code = "E603"
+
+
+class FailedArtifact(OptccError):
+    """The artifact did not pass its accuracy check.
+
+    It was written so that it can be inspected. `optcc inspect DIR` shows the numbers; `--force` runs it all the same.
+    """
+
+    code = "E604"
+
+
+class CannotWrite(OptccError):
+    """The output can't be written.
+
+    The disk is full, or the directory isn't writable. Nothing was left behind; finished passes stay in the cache, so
+    a second compile continues from there.
+    """
+
+    code = "E605"
+
+
+class OutputInTheWay(OptccError):
+    """The output path exists and is not an optcc artifact.
+
+    optcc replaces artifacts of its own, never anything else. Choose another path or remove what is there.
+    """
+
+    code = "E606"
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+class PoolTooSmall(OptccError):
+    """The KV pool can't hold the request.
+
+    The message gives the blocks needed and there. Ask for fewer tokens, or give the engine more (`--kv-tokens`).
+    """
+
+    code = "E701"
+
+
+class PromptTooLong(OptccError):
+    """Prompt and answer together exceed the model's context.
+
+    The message gives the three numbers. Shorten the prompt or lower `--max-tokens`.
+    """
+
+    code = "E702"
+
+
+class BadSampling(OptccError):
+    """A sampling parameter is out of range.
+
+    temperature >= 0 (0 is greedy), 0 < top-p <= 1, top-k >= 0 (0 is off), max tokens >= 1.
+    """
+
+    code = "E703"
+
+
+class NotATextModel(OptccError):
+    """The artifact doesn't generate text.
+
+    Encoders and other plain functions are called with named inputs, not with a prompt: see `docs/serving.md`.
+    """
+
+    code = "E704"
+
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+
+class GateFailed(OptccError):
+    """The artifact is less accurate than its limits allow.
+
+    Each limit is printed with the measured value and its interval. Raise the limit in the recipe (`check.limits`) if
+    the loss is acceptable, or use a gentler scheme.
+    """
+
+    code = "E801"
+    exit_code = 1
+
+
+class BadCheckData(OptccError):
+    """The text to check on is missing or too short.
+
+    Built-in texts are `prose`, `code` and `chat`; a file holds plain text, or JSON lines with a `text` field.
+    """
+
+    code = "E802"
+
+
+# --- helpers -----------------------------------------------------------------------------------------------------
+
+
+def all_errors() -> Iterator[type[OptccError]]:
+    """Every concrete error class, by code."""
+    found: list[type[OptccError]] = []
+    queue = list(OptccError.__subclasses__())
+    while queue:
+        cls = queue.pop()
+        queue.extend(cls.__subclasses__())
+        if cls.__module__ == __name__:
+            found.append(cls)
+    return iter(sorted(found, key=lambda c: c.code))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known names, or lists them all when few and nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    return "known: " + ", ".join(names[:20]) + (" …" if len(names) > 20 else "")

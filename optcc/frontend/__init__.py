@@ -1,0 +1,25 @@
+"""The front end: what the user has, as a graph.
+
+`resolve` finds and checks a model, `capture` turns it into a graph, `load_original` gives the model to
+compare with, `export_tokenizer` writes its tokenizer.
+"""
+
+from optcc.frontend.capture import capture
+from optcc.frontend.original import load_original
+from optcc.frontend.program import CapturedProgram, DecoderSpec, LoadOptions, ModelSource, WeightSource
+from optcc.frontend.resolve import resolve
+from optcc.frontend.tokenizer import SpecialTokens, export_tokenizer, special_tokens
+
+__all__ = [
+    "CapturedProgram",
+    "DecoderSpec",
+    "LoadOptions",
+    "ModelSource",
+    "SpecialTokens",
+    "WeightSource",
+    "capture",
+    "export_tokenizer",
+    "load_original",
+    "resolve",
+    "special_tokens",
+]

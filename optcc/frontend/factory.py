@@ -1,0 +1,178 @@
+"""Any nn.Module: `package.module:factory` or `path/file.py:factory`.
+
+The factory takes no arguments and returns `(module, example_inputs)` or `(module, example_inputs,
+dynamic_dims)`. `example_inputs` is a dict of tensors by argument name, or a tuple in the order of `forward`;
+`dynamic_dims` says which
+axes vary: `{"pixels": {0: "B"}}`. Every other axis is fixed to the example's size.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from optcc.errors import BadFactory, OptccError, nearest
+from optcc.frontend import facts
+from optcc.frontend.digest import files_digest
+from optcc.frontend.program import CapturedProgram, Dim, ModelSource
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a factory returned, checked: a module, its inputs by name, and one name or size per axis."""
+
+    module: nn.Module
+    example: Mapping[str, Tensor]
+    dims: Mapping[str, tuple[Dim, ...]]
+
+
+def factory_source(reference: str) -> ModelSource:
+    """The source of a factory, after finding the file it lies in. Raises BadFactory."""
+    file = inspect.getsourcefile(_find(reference))
+    files = (Path(file),) if file else ()
+    return ModelSource(reference, "factory", files_digest(files), files, factory=reference)
+
+
+def call_factory(reference: str) -> Made:
+    """Call the factory and check what it returns. Raises BadFactory."""
+    make = _find(reference)
+    try:
+        # Weights drawn at random are the same in every call: capture, comparison, and the next compile.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = make()
+    except OptccError:
+        raise
+    except Exception as error:
+        raise BadFactory(f"the factory raised {type(error).__name__}: {error}", where=reference) from error
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+        raise BadFactory("the factory must return (module, example_inputs[, dynamic_dims])", where=reference)
+    module = made[0].eval()
+    example = _by_name(module, made[1], reference)
+    return Made(module, example, _dims(example, made[2] if len(made) == 3 else {}, reference))
+
+
+def capture_factory(source: ModelSource) -> CapturedProgram:
+    """The module as a graph. Raises BadFactory, CaptureFailed."""
+    from optcc.frontend.capture import export, weights_of
+
+    assert source.factory is not None
+    made = call_factory(source.factory)
+    exported = export(made.module, made.example, made.dims, source.name)
+    weights, placeholders = weights_of(exported, made.module, {}, prefix="")
+    results = exported.graph.output_node().args[0]
+    assert isinstance(results, tuple | list)
+    names = ("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results)))
+    return CapturedProgram(
+        exported,
+        weights,
+        placeholders,
+        tuple(made.example),
+        made.dims,
+        names,
+        "function",
+        None,
+        source,
+        {k: v for k, v in facts.count(made.module, 0).items() if k not in ("attentions", "ropes")},
+    )
+
+
+def _find(reference: str) -> Callable[[], object]:
+    place, _, name = reference.rpartition(":")
+    module = _load_file(Path(place), reference) if place.endswith(".py") else _import(place, reference)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise BadFactory(f"{place} has no function {name!r}", where=reference, hint=nearest(name, known))
+    return found  # type: ignore[no-any-return]
+
+
+def _import(name: str, reference: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise BadFactory(
+            f"{name} can't be imported ({type(error).__name__}: {error})", where=reference
+        ) from error
+
+
+def _load_file(path: Path, reference: str) -> object:
+    if not path.is_file():
+        names = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise BadFactory(
+            f"there is no file {path}", where=reference, hint=nearest(path.name, names) if names else None
+        )
+    # The same text is run once per process: a second run would register the user's operators twice.
+    name = f"optcc_factory_{path.stem}_{files_digest([path.resolve()])[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling inside the file look it up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise BadFactory(f"{path} can't be run ({type(error).__name__}: {error})", where=reference) from error
+    return module
+
+
+def _by_name(module: nn.Module, inputs: object, reference: str) -> dict[str, Tensor]:
+    if isinstance(inputs, Tensor):
+        inputs = (inputs,)
+    if isinstance(inputs, tuple | list):
+        names = list(inspect.signature(module.forward).parameters)
+        if len(inputs) > len(names):
+            raise BadFactory(
+                f"{len(inputs)} example inputs for {len(names)} arguments of forward", where=reference
+            )
+        inputs = dict(zip(names, inputs, strict=False))
+    if not isinstance(inputs, Mapping) or not all(isinstance(value, Tensor) for value in inputs.values()):
+        raise BadFactory(
+            "example_inputs must be a dict of tensors by argument name, or a tuple of tensors",
+            where=reference,
+        )
+    return {str(name): value for name, value in inputs.items()}
+
+
+def _dims(example: Mapping[str, Tensor], dynamic: object, reference: str) -> dict[str, tuple[Dim, ...]]:
+    if not isinstance(dynamic, Mapping):
+        raise BadFactory("dynamic_dims must be a dict: {input: {axis: name}}", where=reference)
+    unknown = sorted(str(key) for key in dynamic if key not in example)
+    if unknown:
+        raise BadFactory(
+            f"dynamic_dims names unknown inputs: {', '.join(unknown)}",
+            where=reference,
+            hint=nearest(unknown[0], example),
+        )
+    dims: dict[str, tuple[Dim, ...]] = {}
+    for name, value in example.items():
+        axes: list[Dim] = [int(extent) for extent in value.shape]
+        for axis, label in dict(dynamic.get(name, {})).items():
+            if (
+                not isinstance(axis, int)
+                or not -len(axes) <= axis < len(axes)
+                or not str(label).isidentifier()
+            ):
+                raise BadFactory(
+                    f"dynamic_dims of {name}: {axis!r}: {label!r} is not an axis and a name", where=reference
+                )
+            if axes[axis] == 1:
+                # torch.export takes a size of 1 for a constant
+                raise BadFactory(
+                    f"axis {axis} of example input {name} has size 1; give 2 or more to let it vary",
+                    where=reference,
+                )
+            axes[axis] = str(label)
+        dims[name] = tuple(axes)
+    return dims

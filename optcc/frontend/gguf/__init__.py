@@ -1,0 +1,1 @@
+"""GGUF files, turned once into a transformers directory in the cache."""

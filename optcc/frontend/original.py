@@ -1,0 +1,77 @@
+"""The original model, for comparison: transformers' own code with eager attention over memory-mapped
+weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from optcc.errors import CorruptWeights
+from optcc.frontend.model import (
+    assign,
+    build,
+    find_weights,
+    load_config,
+    model_kind,
+    model_names,
+    untie_different,
+)
+from optcc.frontend.program import LoadOptions, ModelSource, WeightSource
+from optcc.frontend.safetensors import read_directory
+
+
+def load_original(
+    source: ModelSource, dtype: torch.dtype | None = None, options: LoadOptions | None = None
+) -> nn.Module:
+    """The model as its authors wrote it, in evaluation mode.
+
+    Weights are mapped, not read: the call costs little memory whatever the model's size, unless `dtype`
+        differs from
+    the stored type, which copies them. `dtype` None keeps the stored type. Decoders answer as
+    `AutoModelForCausalLM`, encoders as the wrapper that is captured (`input_ids`, `attention_mask` -> one
+    tensor); a factory's module is returned as it is.
+
+    Raises: as `capture` does.
+    """
+    options = options or LoadOptions()
+    if source.factory is not None:
+        from optcc.frontend.factory import call_factory
+
+        return call_factory(source.factory).module
+    assert source.directory is not None
+    config = load_config(source.directory, options)
+    kind = model_kind(config)
+    stored = dict(read_directory(source.directory))
+    wanted = dtype or _common_dtype(stored)
+    model = build(config, kind, "eager", wanted, options)
+    stored = model_names(model, stored, str(source.directory))
+    untie_different(model, stored)
+    found = find_weights(model, stored, kind, str(source.directory))
+    mapped: dict[WeightSource, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, weight in found.items():
+        if weight not in mapped:
+            tensor = weight.stored()
+            mapped[weight] = tensor.to(wanted) if tensor.is_floating_point() else tensor
+        values[name] = mapped[weight]
+    assign(model, values)
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":  # an encoder's pooler that wasn't saved; no output depends on it
+            values[name] = torch.zeros(parameter.shape, dtype=wanted)
+    assign(model, values)
+    if kind == "function":
+        from optcc.frontend.encoder import Encoder
+
+        return Encoder(model, options.pooling, options.normalize).eval()
+    return model
+
+
+def _common_dtype(stored: Mapping[str, WeightSource]) -> torch.dtype:
+    """The floating-point type most weights are stored in."""
+    counts = Counter(weight.dtype for weight in stored.values() if weight.dtype.is_floating_point)
+    if not counts:
+        raise CorruptWeights("the files hold no floating-point weight")
+    return counts.most_common(1)[0][0]

@@ -1,0 +1,1 @@
+"""The intermediate representation: modules, their text form, checks, rewriting and interpretation."""

@@ -1,0 +1,61 @@
+"""Insert nodes: every node gets its type from its operands and its source line from the node it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from optcc.ir.module import Module
+
+
+class Builder:
+    """Makes nodes before one place of a graph.
+
+    Args:
+        module: the module changed.
+        before: new nodes stand before this one and inherit its source line.
+    """
+
+    def __init__(self, module: Module, before: fx.Node) -> None:
+        self.module = module
+        self.before = before
+        self.graph: fx.Graph = before.graph
+
+    def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """A call of an operator.
+
+        Raises:
+            IRCheckFailed: the operands don't fit.
+        """
+        with self.graph.inserting_before(self.before):
+            node = self.graph.call_function(target, args, kwargs)
+        if source := self.before.meta.get("source"):
+            node.meta["source"] = source
+        self.module.infer(node)
+        return node
+
+    def item(self, value: fx.Node, index: int) -> fx.Node:
+        """One element of a tuple."""
+        import operator
+
+        return self.call(operator.getitem, value, index)
+
+    def weight(self, name: str) -> fx.Node:
+        """The node that reads a weight."""
+        return self.module.weight_node(self.graph, name)
+
+    def new_weight(self, name: str, tensor: Tensor) -> fx.Node:
+        """Store a new weight (the name is made unique) and read it."""
+        unique, suffix = name, 1
+        while unique in self.module.weights:
+            suffix += 1
+            unique = f"{name}.{suffix}"
+        self.module.weights.put(unique, tensor)
+        return self.weight(unique)
+
+    def reshape(self, value: fx.Node, shape: list[Any]) -> fx.Node:
+        """`aten.reshape`."""
+        return self.call(torch.ops.aten.reshape.default, value, shape)

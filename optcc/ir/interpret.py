@@ -1,0 +1,78 @@
+"""Run any module on a CPU, node by node, with the operators' references.
+
+This is the oracle: calibration, checks and the reference backend all use it. Values are dropped after their last use
+and weights are mapped when read, so memory stays near the largest intermediate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from optcc.errors import PreconditionFailed
+from optcc.ir.module import Module
+
+Observer = Callable[[fx.Node, Any], None]
+"""Called with every node and its value."""
+
+
+def interpret(
+    module: Module, inputs: Mapping[str, Tensor], *, graph: str = "model", observe: Observer | None = None
+) -> dict[str, Tensor]:
+    """Run a graph.
+
+    Args:
+        module: the module; not changed, but operators that write (paged attention) change their input tensors.
+        inputs: a tensor for every input, by name.
+        graph: which graph.
+        observe: sees each value, for probes and calibration.
+
+    Returns:
+        The graph's results by name.
+
+    Raises:
+        PreconditionFailed: an input is missing.
+    """
+    nodes = module.graphs[graph].nodes
+    missing = [n.name for n in module.inputs(graph) if n.name not in inputs]
+    if missing:
+        raise PreconditionFailed(f"graph {graph} needs the input {missing[0]}")
+    last = _last_uses(module.graphs[graph])
+    values: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for node in nodes:
+            if node.op == "output":
+                results = fx.map_arg(node.args[0], lambda n: values[n])
+                return dict(zip(module.output_names(graph), results, strict=True))
+            values[node] = _run(module, node, values, inputs)
+            if observe is not None:
+                observe(node, values[node])
+            for done in last.get(node, ()):
+                values.pop(done, None)
+    raise PreconditionFailed(f"graph {graph} has no output")
+
+
+def _run(module: Module, node: fx.Node, values: dict[fx.Node, Any], inputs: Mapping[str, Tensor]) -> Any:
+    if node.op == "placeholder":
+        return inputs[node.name]
+    if node.op == "get_attr":
+        return module.weights[str(node.target)]
+    args = fx.map_arg(node.args, lambda n: values[n])
+    kwargs = fx.map_arg(node.kwargs, lambda n: values[n])
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the values nobody needs after it."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        for operand in node.all_input_nodes:
+            last[operand] = node
+    done: dict[fx.Node, list[fx.Node]] = {}
+    for operand, node in last.items():
+        done.setdefault(node, []).append(operand)
+    return done

@@ -1,0 +1,168 @@
+"""Attention: stateless over ragged tokens, over a paged KV cache, and bidirectional for encoders.
+
+Source of the paged form: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
+PagedAttention", 2023. Letters: T tokens of the step, R requests, H query heads, G KV heads, C head width, N pool
+blocks, K tokens per block, M blocks per table, B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optcc.ir.ops.library import define
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float) -> Tensor:
+    """One request: q [Q,H,C], k and v [L,G,C], visible bool [Q,L] -> [Q,H,C]; a group of H/G heads shares a KV head."""
+    heads, kv_heads = q.shape[1], k.shape[1]
+    k = k.repeat_interleave(heads // kv_heads, dim=1)
+    v = v.repeat_interleave(heads // kv_heads, dim=1)
+    scores = torch.einsum("qhc,lhc->hql", q.float(), k.float()) * scale
+    if softcap > 0:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    return torch.einsum("hql,lhc->qhc", weights, v.float()).to(q.dtype)
+
+
+def _causal(first: int, queries: int, keys: int, window: int, device: torch.device) -> Tensor:
+    """bool [queries, keys]: query i stands at position first + i and sees keys up to itself, at most `window` of them."""
+    query = torch.arange(first, first + queries, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    visible = key <= query
+    return visible & (key > query - window) if window > 0 else visible
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_starts: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Causal attention of whole sequences laid end to end.
+
+    Shapes: q [T,H,C], k and v [T,G,C], query_starts i32[R+1] (row where each request starts, then T) -> [T,H,C].
+    With `window` > 0 a query sees itself and the window - 1 keys before it; with `softcap` > 0 scores become
+    softcap * tanh(score / softcap) before masking.
+    """
+    out = torch.empty_like(q)
+    starts = query_starts.tolist()
+    for begin, end in zip(starts, starts[1:], strict=False):
+        count = end - begin
+        visible = _causal(0, count, count, window, q.device)
+        out[begin:end] = _attend(q[begin:end], k[begin:end], v[begin:end], visible, scale, softcap)
+    return out
+
+
+def paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    positions: Tensor,
+    query_starts: Tensor,
+    kv_lengths: Tensor,
+    block_table: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Write the step's keys and values to their pages, then attend over each request's pages.
+
+    Shapes: q [T,H,C], k and v [T,G,C], pools [N,K,G,C] (changed in place), positions i64[T], query_starts i32[R+1],
+    kv_lengths i32[R] (length after this step), block_table i32[R,M] -> [T,H,C]. Position p of a request lives in
+    block block_table[r, p // K] at offset p % K.
+    """
+    out = torch.empty_like(q)
+    block_size = k_pool.shape[1]
+    starts = query_starts.tolist()
+    for request, (begin, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        table = block_table[request].long()
+        position = positions[begin:end]
+        block, offset = table[position // block_size], position % block_size
+        k_pool[block, offset] = k[begin:end].to(k_pool.dtype)
+        v_pool[block, offset] = v[begin:end].to(v_pool.dtype)
+        length = int(kv_lengths[request])
+        pages = table[: (length + block_size - 1) // block_size]
+        keys = k_pool[pages].flatten(0, 1)[:length]
+        values = v_pool[pages].flatten(0, 1)[:length]
+        visible = _causal(length - (end - begin), end - begin, length, window, q.device)
+        out[begin:end] = _attend(q[begin:end], keys, values, visible, scale, softcap)
+    return out
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float = 0.0) -> Tensor:
+    """Bidirectional attention of a padded batch.
+
+    Shapes: q [B,S,H,C], k and v [B,S,G,C], mask bool [B,S] (true: a real token) or None -> [B,S,H,C].
+    """
+    out = torch.empty_like(q)
+    for row in range(q.shape[0]):
+        length = q.shape[1]
+        seen = q.new_ones(length, dtype=torch.bool) if mask is None else mask[row]
+        visible = seen[None, :].expand(length, length)
+        out[row] = _attend(q[row], k[row], v[row], visible, scale, softcap)
+    return out
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    torch._check(q.shape[-2] % k.shape[-2] == 0, lambda: f"attention: {q.shape[-2]} heads over {k.shape[-2]} KV heads")
+    torch._check(k.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {k.shape[-1]} differ")
+    torch._check(v.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {v.shape[-1]} differ")
+
+
+def _attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: float, window: int = 0, softcap: float = 0.0
+) -> Tensor:
+    _check_heads(q, k, v)
+    return q.new_empty(q.shape)
+
+
+def _paged_attention_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    positions: Tensor,
+    query_starts: Tensor,
+    kv_lengths: Tensor,
+    block_table: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    _check_heads(q, k, v)
+    torch._check(k_pool.shape[-2] == k.shape[-2], lambda: f"paged_attention: pool {k_pool.shape} for keys {k.shape}")
+    return q.new_empty(q.shape)
+
+
+def _masked_attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float = 0.0
+) -> Tensor:
+    _check_heads(q, k, v)
+    return q.new_empty(q.shape)
+
+
+define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor query_starts, float scale, int window=0, float softcap=0.0)"
+    " -> Tensor",
+    attention,
+    _attention_fake,
+)
+define(
+    "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_pool, Tensor(b!) v_pool, Tensor positions, "
+    "Tensor query_starts, Tensor kv_lengths, Tensor block_table, float scale, int window=0, float softcap=0.0)"
+    " -> Tensor",
+    paged_attention,
+    _paged_attention_fake,
+)
+define(
+    "masked_attention(Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, float softcap=0.0) -> Tensor",
+    masked_attention,
+    _masked_attention_fake,
+)

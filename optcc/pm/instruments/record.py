@@ -1,0 +1,95 @@
+"""Record: what each pass did and cost; always on, the report is made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from optcc.ir.module import Json, Module
+from optcc.ir.rewrite import NearMiss
+from optcc.memory import MemoryMeter
+from optcc.pm.context import Context
+from optcc.pm.passes import Pass
+
+
+@dataclass
+class PassRecord:
+    """One row of the report.
+
+    Attributes:
+        step: the pass with its options.
+        seconds: wall time.
+        peak_bytes: highest resident memory of the process while the pass ran.
+        changed: whether it changed the module.
+        nodes, weight_bytes: after the pass.
+        hits: how often each rewrite rule applied.
+        misses: places where a rule nearly applied.
+        notes: remarks of the pass.
+        cached: taken from the cache instead of being run.
+    """
+
+    step: str
+    seconds: float
+    peak_bytes: int
+    changed: bool
+    nodes: int
+    weight_bytes: int
+    hits: dict[str, int] = field(default_factory=dict)
+    misses: list[NearMiss] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cached: bool = False
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, object]) -> PassRecord:
+        """The record that `to_json` wrote."""
+        fields = dict(data)
+        fields["misses"] = [NearMiss(**m) for m in fields.get("misses", [])]  # type: ignore[attr-defined]
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+class Record:
+    """Collects a PassRecord per pass.
+
+    Args:
+        watch: called with each record as it is made, for progress bars.
+    """
+
+    def __init__(self, watch: Callable[[PassRecord], None] | None = None) -> None:
+        self.rows: list[PassRecord] = []
+        self._watch = watch
+        self._started = 0.0
+        self._memory = MemoryMeter()
+
+    def before(self, step: Pass, module: Module, ctx: Context) -> bool:
+        """Start the clock and the memory meter."""
+        self._memory.restart()
+        self._started = time.perf_counter()
+        return True
+
+    def after(self, step: Pass, module: Module, ctx: Context, changed: bool) -> None:
+        """Note what the pass did."""
+        seconds = time.perf_counter() - self._started
+        self.add(
+            PassRecord(
+                str(step),
+                round(seconds, 4),
+                self._memory.peak(),
+                changed,
+                module.count(),
+                module.weight_bytes(),
+                {rule: count for rule, count in ctx.rewrites.hits.items()},
+                list(ctx.rewrites.misses),
+                list(ctx.notes),
+            )
+        )
+
+    def add(self, row: PassRecord) -> None:
+        """Take over a record, for example one from the cache."""
+        self.rows.append(row)
+        if self._watch:
+            self._watch(row)

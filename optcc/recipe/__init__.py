@@ -1,0 +1,34 @@
+"""Recipes: the YAML a user writes, read with line numbers into typed, frozen facts. Imports no torch."""
+
+from optcc.recipe.dump import dump_recipe
+from optcc.recipe.load import list_presets, load_recipe
+from optcc.recipe.schema import (
+    METRICS,
+    STAGES,
+    CheckOptions,
+    ModelOptions,
+    PassEntry,
+    Recipe,
+    TargetOptions,
+)
+from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, list_schemes, load_scheme
+from optcc.recipe.source import Where
+
+__all__ = [
+    "METRICS",
+    "STAGES",
+    "ActivationFormat",
+    "CheckOptions",
+    "ModelOptions",
+    "PassEntry",
+    "Recipe",
+    "Scheme",
+    "TargetOptions",
+    "WeightFormat",
+    "Where",
+    "dump_recipe",
+    "list_presets",
+    "list_schemes",
+    "load_recipe",
+    "load_scheme",
+]

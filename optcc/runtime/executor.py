@@ -1,0 +1,206 @@
+"""The border between the engine and the backends: one step contract for all of them.
+
+A step is {request: number of tokens}. Prefill, a chunk of a prompt, a prefix-cache hit, decode and scoring a
+draft are only different numbers. The engine owns block ids; an executor owns the KV tensors, their type and
+their layout.
+
+Letters in shapes: T tokens in a step (all requests flattened), R requests, W wanted rows, N pool blocks, K
+tokens per block, M columns of the block table, L layers, G KV heads, C head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from optcc.errors import IncompatibleArtifact
+
+Array: TypeAlias = npt.NDArray[Any]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Int32Array: TypeAlias = npt.NDArray[np.int32]
+Int64Array: TypeAlias = npt.NDArray[np.int64]
+
+StepHandle: TypeAlias = object
+"""What `Executor.step` returns: opaque to the engine, understood by the executor that made it, good until its
+next step. It is there so that sampling can stay on a device: nothing has to be copied out until somebody
+asks."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the engine must know of a decoder.
+
+    Attributes:
+        layers: attention layers, L.
+        kv_heads: KV heads, G.
+        head_dim: channels of a head, C.
+        vocab: columns of the logits, V.
+        block_size: tokens in a KV block, K.
+        max_context: most tokens a request may hold, prompt and answer together.
+        eos_token_ids: every id that ends an answer.
+        kv_dtype: element type of the KV pool, as numpy or the backend spells it; for people and reports only.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    block_size: int
+    max_context: int
+    eos_token_ids: tuple[int, ...]
+    kv_dtype: str
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "kv_heads", "head_dim", "vocab", "block_size", "max_context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ModelSpec.{name} must be at least 1, not {getattr(self, name)}")
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks that hold `tokens` tokens of one request."""
+        return -(-tokens // self.block_size)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data for the manifest; `from_json` reads it back."""
+        return {**asdict(self), "eos_token_ids": list(self.eos_token_ids)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """Read what `to_json` wrote. Raises IncompatibleArtifact (E603) for missing or unknown fields."""
+        names = {field.name for field in fields(cls)}
+        if set(data) != names:
+            raise IncompatibleArtifact(
+                f"the model spec has fields {sorted(data)}, this version of optcc reads {sorted(names)}",
+                where="manifest.json: spec",
+                hint="rebuild the artifact with this version of optcc",
+            )
+        values = {name: data[name] for name in names - {"eos_token_ids", "kv_dtype"}}
+        eos = data["eos_token_ids"]
+        if not isinstance(eos, list) or not all(type(value) is int for value in (*values.values(), *eos)):
+            raise IncompatibleArtifact(
+                "a field of the model spec has the wrong type", where="manifest.json: spec"
+            )
+        return cls(**values, eos_token_ids=tuple(eos), kv_dtype=str(data["kv_dtype"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The inputs of one step. Request r owns rows query_starts[r] up to query_starts[r+1].
+
+    Attributes:
+        token_ids: i64[T].
+        positions: i64[T], place of each token in its own request, counted from 0.
+        query_starts: i32[R+1], strictly rising from 0 to T: no request is empty.
+        kv_lengths: i32[R], tokens of the request in the pool *after* this step.
+        block_table: i32[R, M], pool blocks of each request in order; unused columns hold 0 and must not be
+            read.
+        wanted_rows: i64[W], the rows whose logits are wanted, rising. W may be 0 (a step of prompt chunks
+            only).
+
+    Raises ValueError when the arrays disagree: that is a bug of the caller, never of a user.
+    """
+
+    token_ids: Int64Array
+    positions: Int64Array
+    query_starts: Int32Array
+    kv_lengths: Int32Array
+    block_table: Int32Array
+    wanted_rows: Int64Array
+
+    def __post_init__(self) -> None:
+        for name, dtype, rank in _BATCH_TYPES:
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != rank:
+                raise ValueError(
+                    f"Batch.{name} is {array.dtype} of rank {array.ndim}, not {dtype} of rank {rank}"
+                )
+        tokens, requests = len(self.token_ids), len(self.kv_lengths)
+        if tokens == 0 or requests == 0:
+            raise ValueError("a Batch needs at least one token")
+        if len(self.positions) != tokens:
+            raise ValueError(f"Batch.positions has {len(self.positions)} rows for {tokens} tokens")
+        starts = self.query_starts
+        if len(starts) != requests + 1 or starts[0] != 0 or starts[-1] != tokens:
+            raise ValueError(
+                f"Batch.query_starts {starts.tolist()} doesn't span {tokens} tokens, {requests} requests"
+            )
+        lengths = np.diff(starts)
+        if lengths.min() < 1:
+            raise ValueError(f"Batch.query_starts {starts.tolist()} doesn't rise")
+        if (self.kv_lengths < lengths).any():
+            raise ValueError(
+                "Batch.kv_lengths counts the tokens of this step too, and is smaller than they are"
+            )
+        if len(self.block_table) != requests:
+            raise ValueError(f"Batch.block_table has {len(self.block_table)} rows for {requests} requests")
+        rows = self.wanted_rows
+        if len(rows) and (rows[0] < 0 or rows[-1] >= tokens or (np.diff(rows) < 1).any()):
+            raise ValueError(f"Batch.wanted_rows {rows.tolist()} must rise within 0..{tokens - 1}")
+
+
+_BATCH_TYPES = (
+    ("token_ids", np.dtype(np.int64), 1),
+    ("positions", np.dtype(np.int64), 1),
+    ("query_starts", np.dtype(np.int32), 1),
+    ("kv_lengths", np.dtype(np.int32), 1),
+    ("block_table", np.dtype(np.int32), 2),
+    ("wanted_rows", np.dtype(np.int64), 1),
+)
+
+
+class Executor(Protocol):
+    """The one thing a backend implements for serving a decoder.
+
+    Every row of the logits must depend on its own request alone, whatever else is in the batch and whichever
+    pages hold its keys. A step writes the new keys and values first and attends afterwards; running the same
+    step twice leaves the same pool (the engine repeats a step that raised).
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is being served."""
+        ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        ...
+
+    def bind(self, blocks: int) -> None:
+        """Allocate the KV pool, zeroed. Binding again replaces it."""
+        ...
+
+    def step(self, batch: Batch) -> StepHandle:
+        """Run one batch. May return before the device is done."""
+        ...
+
+    def logits(self, handle: StepHandle) -> FloatArray:
+        """f32[W, V]: one row per wanted row of that step, in the same order."""
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks inside the pool, (from, to) in order."""
+        ...
+
+    def export_blocks(self, ids: Sequence[int]) -> FloatArray:
+        """The named blocks in the canonical form f32[len(ids), L, 2, K, G, C] (2: keys, values)."""
+        ...
+
+    def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
+        """The inverse of `export_blocks`."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Closing twice is allowed."""
+        ...
+
+
+class CallExecutor(Protocol):
+    """A model without a KV cache: an encoder, a vision model, any plain function."""
+
+    def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once: named inputs to named outputs."""
+        ...
