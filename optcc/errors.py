@@ -415,6 +415,15 @@ class NotATextModel(OptccError):
     code = "E704"
 
 
+class BadPrompt(OptccError):
+    """The prompt can't be turned into tokens for this model.
+
+    It is empty, names a token the model doesn't have, or the model's chat template refuses the conversation.
+    """
+
+    code = "E705"
+
+
 # --- checks ------------------------------------------------------------------------------------------------------
 
 

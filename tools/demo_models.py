@@ -25,7 +25,9 @@ def model_path(name: str) -> Path:
     package, inside = _FILES[name]
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the package {package.replace('_', '-')} is not installed; `make setup` installs it")
+        raise FileNotFoundError(
+            f"the package {package.replace('_', '-')} is not installed; `make setup` installs it"
+        )
     return Path(spec.submodule_search_locations[0]) / inside
 
 

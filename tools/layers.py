@@ -1,7 +1,7 @@
 """The layering linter: which part of optcc may import which, and where vendors' libraries may be imported.
 
-It reads the sources with `ast`; nothing is imported. Run as a program it prints `file:line: what` for each breach and
-exits 1 if there is one. The rules are the three tables below; docs/architecture.md says why.
+It reads the sources with `ast`; nothing is imported. Run as a program it prints `file:line: what` for each
+breach and exits 1 if there is one. The rules are the three tables below; docs/architecture.md says why.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Anyone may import these; they import only each other.
 BASE = frozenset({"optcc", "optcc.errors", "optcc.files", "optcc.memory"})
 
-# Part -> the parts it may import besides itself and the base. `compile` is every other module directly in optcc/.
+# Part -> the parts it may import besides itself and the base. `compile` is all other modules right in optcc/.
 PARTS: dict[str, frozenset[str]] = {
     "ir": frozenset(),
     "pm": frozenset({"ir"}),
@@ -98,11 +98,15 @@ def imports(tree: ast.Module) -> Iterator[Import]:
             yield from (Import(alias.name, node.lineno, top) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
-            names = [f"{module}.{alias.name}" for alias in node.names] if module.startswith("optcc") else [module]
+            names = (
+                [f"{module}.{alias.name}" for alias in node.names] if module.startswith("optcc") else [module]
+            )
             yield from (Import(name, node.lineno, top) for name in names)
         inside_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
-            only_typing = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and child in node.body
+            only_typing = (
+                isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and child in node.body
+            )
             todo.append((child, top and not inside_function and not only_typing))
 
 
@@ -140,7 +144,7 @@ def _layer(module: str, found: Import) -> Iterator[tuple[int, str]]:
 
 
 def _target_part(module: str) -> str:
-    """The part of an imported name, which may be an attribute: `optcc.errors.OptccError`, `optcc.__version__`."""
+    """The part of an imported name, which may be an attribute: `optcc.errors.OptccError`."""
     owner = module.rpartition(".")[0]
     if owner in BASE - {"optcc"} or module in BASE or module == "optcc.__version__":
         return "base"

@@ -52,8 +52,9 @@ def sealed(body: Mapping[str, Any]) -> bytes:
 
 
 def unseal(data: bytes, where: str, error: type[OptccError]) -> dict[str, Any]:
-    """The inverse of `sealed`, without the digest. Raises `error` unless every byte is as `sealed` wrote
-    it.""" hint = "copy it again, or rebuild it" try:
+    """The inverse of `sealed`, without the digest. Raises `error` unless every byte is as written."""
+    hint = "copy it again, or rebuild it"
+    try:
         body = json.loads(data.decode())
     except (ValueError, RecursionError) as cause:
         raise error("not valid JSON: the file is damaged", where=where, hint=hint) from cause

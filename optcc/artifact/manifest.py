@@ -52,8 +52,7 @@ class Manifest:
         spec: for a decoder the runtime's ModelSpec, for a function its inputs and outputs; plain JSON.
         model: what was compiled.
         min_versions: package name -> oldest version that runs it.
-        files: POSIX path -> entry, for every file outside `report/` but the manifest; filled in by the
-            writer.
+        files: POSIX path -> entry, for every file outside `report/` but the manifest; the writer fills it in.
     """
 
     kind: str
@@ -102,7 +101,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         raise IncompatibleArtifact(
             f"version: the artifact has format {body.get('version')}, this release of optcc reads {VERSION}",
             where=where,
-            hint=f"it was written by optcc {body.get('optcc_version')}: use that release, or compile the model again",
+            hint=f"use optcc {body.get('optcc_version')}, which wrote it, or compile the model again",
         )
     try:
         return _typed(body)

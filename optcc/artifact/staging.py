@@ -3,11 +3,10 @@
 Siblings of the destination NAME:
 
 - `.NAME.partial-PID`: being written. Its writer holds a lock on it, which the system drops when the writer
-  dies, so
-  that a stale one is told from a live one even when process ids are reused or belong to another container.
-- `.NAME.old-PID`: the directory that is being replaced, between the two renames. If both a stale one and no
-  NAME are
-  found, the writer died there, and the old one is put back.
+  dies, so that a stale one is told from a live one even when process ids are reused or belong to another
+  container.
+- `.NAME.old-PID`: the directory that is being replaced, between the two renames. If there is one and no NAME,
+  the writer died there, and the old one is put back.
 """
 
 from __future__ import annotations
@@ -47,8 +46,8 @@ class Staging:
             raise
 
     def publish(self) -> None:
-        """Rename `root` to `out`; what was there is gone afterwards. Every byte is on the disk before the
-        rename.""" with writing(self.out):
+        """Rename `root` to `out`, once every byte is on the disk; what was there is gone afterwards."""
+        with writing(self.out):
             for name in list_files(self.root):
                 sync_file(self.root / name)
             for folder, _, _ in os.walk(self.root):

@@ -79,8 +79,8 @@ class Artifact:
         return name in self.manifest.files
 
     def path(self, name: str) -> Path:
-        """The path of a file that the manifest lists. Raises CorruptArtifact when it lists none of this
-        name.""" if not self.has(name):
+        """The path of a file of the artifact. Raises CorruptArtifact when the manifest lists none such."""
+        if not self.has(name):
             raise CorruptArtifact(f"the artifact has no file {name}", where=str(self.root))
         return self.root / name
 

@@ -18,8 +18,7 @@ CHANGED, MISSING, EXTRA, UNREADABLE = "changed", "missing", "extra", "unreadable
 
 @dataclass(frozen=True)
 class Problem:
-    """One bad file: its path in the artifact, "changed", "missing", "extra" or "unreadable", and what is
-    seen."""
+    """One bad file: its path in the artifact, the kind of damage (a constant above), and what is seen."""
 
     path: str
     kind: str

@@ -101,7 +101,7 @@ def write_safetensors(
     start = 8 + len(text)
     spans: dict[str, Span] = {}
     with writing(path):
-        file = open(path, "wb", buffering=0)
+        file = io.FileIO(path, "wb")
     try:
         with file:
             _write_all(file, path, memoryview(len(text).to_bytes(8, "little") + text))

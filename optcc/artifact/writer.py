@@ -68,8 +68,8 @@ class ArtifactWriter:
 
     @property
     def root(self) -> Path:
-        """The directory being built. `Artifact.open(root, force=True, verify=False)` works on it after
-        `seal`.""" if self._staging is None:
+        """The directory being built; `Artifact.open(root, force=True, verify=False)` reads it once sealed."""
+        if self._staging is None:
             raise RuntimeError("the artifact is committed, or the writer was never entered")
         return self._staging.root
 
@@ -97,9 +97,10 @@ class ArtifactWriter:
     def add_tokenizer(
         self, tokenizer_json: bytes | str, special: Mapping[str, Any], chat_template: str | None = None
     ) -> None:
-        """Write `tokenizer/`: the fast tokenizer's JSON as it is, the special tokens, and the chat
-        template.""" self.write("tokenizer/tokenizer.json", tokenizer_json)
-        self.write("tokenizer/special.json", canonical_json(special)) if chat_template is not None:
+        """Write `tokenizer/`: tokenizer.json as it is, special.json, and chat_template.jinja if any."""
+        self.write("tokenizer/tokenizer.json", tokenizer_json)
+        self.write("tokenizer/special.json", canonical_json(special))
+        if chat_template is not None:
             self.write("tokenizer/chat_template.jinja", chat_template)
 
     def write_report(self, name: str, data: Any) -> None:
@@ -154,9 +155,9 @@ class ArtifactWriter:
 
 
 def _entries(root: Path, names: Sequence[str]) -> dict[str, FileEntry]:
-    """Size and hash of each file. A file that can't be read back is an error of its own kind: the disk is
-    bad.""" entries: dict[str, FileEntry] = {} for name, digest in zip(names, sha256_files(root / name for
-    name in names)):
+    """Size and hash of each file. Raises CannotWrite for one that can't be read back."""
+    entries: dict[str, FileEntry] = {}
+    for name, digest in zip(names, sha256_files(root / name for name in names)):
         if isinstance(digest, OSError):
             raise CannotWrite(f"can't read {name} back: {digest.strerror}", where=str(root)) from digest
         entries[name] = FileEntry((root / name).stat().st_size, digest)
@@ -164,8 +165,7 @@ def _entries(root: Path, names: Sequence[str]) -> dict[str, FileEntry]:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise OutputInTheWay unless `out` is missing, an empty directory, or an artifact with nothing added to
-    it.
+    """Raise OutputInTheWay unless `out` is missing, an empty directory, or an artifact with nothing added.
 
     A damaged artifact may be replaced, as long as its manifest still reads as one.
     """

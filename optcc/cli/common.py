@@ -22,7 +22,7 @@ def common_options(function: F) -> F:
 
 
 def print_json(data: Json) -> None:
-    """Write `data` to stdout as one indented JSON document. NaN and infinity are refused: they are not JSON."""
+    """Write `data` to stdout as one indented JSON document. NaN and infinity are refused."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
 
 

@@ -12,10 +12,24 @@ import click
 
 from optcc import __version__
 from optcc.cli.common import Json, common_options, human_bytes, print_json, print_pairs
-from optcc.cli.host import Host, package_versions, read_host
+from optcc.host import Host, package_versions, read_host
 
-PACKAGES = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "huggingface_hub", "onnxruntime",
-            "onnxruntime-gpu", "onnx", "onnx-ir", "triton", "tensorrt", "nvidia-modelopt")  # fmt: skip
+PACKAGES = [
+    "torch",
+    "transformers",
+    "safetensors",
+    "tokenizers",
+    "numpy",
+    "gguf",
+    "huggingface_hub",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnx",
+    "onnx-ir",
+    "triton",
+    "tensorrt",
+    "nvidia-modelopt",
+]
 
 
 @dataclass(frozen=True)

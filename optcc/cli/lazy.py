@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -14,8 +13,8 @@ from optcc.errors import nearest
 class LazyGroup(click.Group):
     """Verbs by name; each lives in `<package>.<verb>` as a click command called `command`.
 
-    The one-line helps stand in the table, not in the modules, because printing them must not import anything. A test
-    holds the table and the modules together.
+    The one-line helps stand in the table, not in the modules, because printing them must not import anything.
+    A test holds the table and the modules together.
     """
 
     def __init__(self, name: str, *, package: str, verbs: Mapping[str, str], help: str) -> None:
@@ -32,7 +31,7 @@ class LazyGroup(click.Group):
         """Import the verb and return its command; None if there is no such verb."""
         if cmd_name not in self._verbs:
             return None
-        command: Any = import_module(f"{self._package}.{cmd_name}").command
+        command = import_module(f"{self._package}.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 

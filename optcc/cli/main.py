@@ -1,7 +1,8 @@
 """The `optcc` command: the table of verbs, and what becomes of every error.
 
-Exit codes: 0 good, 1 a check failed, 2 the input is wrong, 3 a bug of optcc, 130 interrupted, 141 the reader of the
-output went away. With `--json` an error is `{"error": {...}}` on stdout, so that a caller parses one stream.
+Exit codes: 0 good, 1 a check failed, 2 the input is wrong, 3 a bug of optcc, 130 interrupted, 141 the
+reader of the output went away. With `--json` an error is `{"error": {...}}` on stdout, so that a caller
+parses one stream.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from optcc import __version__
 from optcc.cli.common import Json, print_json
@@ -80,13 +80,15 @@ class Failure:
     def usage(self, error: click.ClickException) -> int:
         """A wrong command line."""
         if self.as_json:
-            print_json({"error": {"code": "usage", "what": error.format_message(), "where": None, "hint": None}})
+            print_json(
+                {"error": {"code": "usage", "what": error.format_message(), "where": None, "hint": None}}
+            )
         else:
             error.show()
         return error.exit_code
 
     def unexpected(self, error: Exception) -> int:
-        """A bug: one line, and the trace in a file, or on stderr when asked for or when no file can be written."""
+        """A bug: one line, and the trace in a file; on stderr if asked for or if no file can be written."""
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         trace = None if self.debug else _write_trace(error)
         if trace is None:
@@ -104,7 +106,7 @@ class Failure:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: `sys.argv`) and return its exit code. Never raises."""
     args = list(sys.argv[1:] if argv is None else argv)
-    failure = Failure.read(args)
+    failure, stdout = Failure.read(args), sys.stdout
     try:
         result = root.main(args=args, prog_name="optcc", standalone_mode=False)
         sys.stdout.flush()
@@ -119,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _reader_gone()
     except SystemExit as stop:
-        if isinstance(sys.stdout, PacifyFlushWrapper):  # how click leaves a broken pipe behind
+        if sys.stdout is not stdout:  # click has met a broken pipe: it wraps the stream and exits
             return _reader_gone()
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def to_module(program: CapturedProgram, directory: Path | None = None) -> Module
     module = Module(WeightStore(directory))
     _add_weights(module.weights, program.weights)
     module.attrs["kind"] = program.kind
+    module.attrs["facts"] = dict(program.facts)
     if program.limits:
         module.attrs["limits"] = dict(program.limits)
+    if program.spec:
+        module.attrs["decoder"] = {**asdict(program.spec), "eos_token_ids": list(program.spec.eos_token_ids)}
     graph = fx.Graph()
     module.graphs["model"] = graph
     values: dict[fx.Node, Any] = {}

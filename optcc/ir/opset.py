@@ -55,6 +55,7 @@ SERVING = OpSet("serve", {"optcc.attention.default": "the KV cache is not attach
 
 FORMS: Mapping[str, OpSet] = {
     "canonical": CANONICAL,
-    "serving": OpSet("serve", {**CANONICAL.refused, **SERVING.refused}),
+    "serving": SERVING,
+    "canonical-serving": OpSet("serve", {**CANONICAL.refused, **SERVING.refused}),
 }
 """What `module.attrs["form"]` promises."""

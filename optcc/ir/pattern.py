@@ -1,8 +1,8 @@
 """Patterns over graphs: what a rewrite rule looks for.
 
 A pattern is a tree of `Op` over `Var` (anything, bound by name), `Weight` (a weight, bound by name), `Const` (a plain
-value, bound by name) and literals. The same name must bind the same thing everywhere. Addition and multiplication match
-in both operand orders.
+value, bound by name), `Either` (alternatives), lists of patterns, and literals. The same name must bind the same thing
+everywhere. Addition and multiplication match in both operand orders.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import EllipsisType
 from typing import Any
 
 import torch
 from torch import fx
+
+from optcc.ir.text import target_name
 
 _COMMUTATIVE = {"aten.add.Tensor", "aten.mul.Tensor"}
 
@@ -44,8 +47,8 @@ class Op:
     """A call of one of several operators.
 
     Attributes:
-        targets: operator names, such as `aten.mul.Tensor`.
-        args: a pattern per operand; operands beyond them must have their default value.
+        targets: operator names, such as `aten.mul.Tensor`; `getitem` picks from a tuple.
+        args: a pattern per operand; operands beyond them must have their default value, unless the last one is `...`.
         name: binds the node itself.
     """
 
@@ -54,7 +57,19 @@ class Op:
     name: str | None = None
 
 
-Pattern = Op | Var | Weight | Const | int | float | bool | str | None | list[Any]
+@dataclass(frozen=True)
+class Either:
+    """One of several patterns, tried in order."""
+
+    options: tuple[Pattern, ...]
+
+
+Pattern = Op | Var | Weight | Const | Either | int | float | bool | str | None | list[Any] | EllipsisType
+
+
+def either(*options: Pattern) -> Either:
+    """An `Either` pattern."""
+    return Either(options)
 
 
 def op(targets: str, *args: Pattern, name: str | None = None) -> Op:
@@ -148,7 +163,14 @@ def _match(pattern: Any, value: object, state: _State, miss: Miss) -> Iterator[_
             node = value if isinstance(value, fx.Node) else None
             miss.offer(depth, why or f"`{pattern.name}` would have to be two different values", node)
         return
-    if _plain(value) == _plain(pattern):
+    if isinstance(pattern, Either):
+        for option in pattern.options:
+            yield from _match(option, value, state, miss)
+        return
+    if isinstance(pattern, list) and isinstance(value, list | tuple) and len(pattern) == len(value):
+        yield from _match_all(tuple(pattern), list(value), state, miss)
+        return
+    if not isinstance(value, fx.Node) and _plain(value) == _plain(pattern):
         yield state
     else:
         shown = f"%{value.name}" if isinstance(value, fx.Node) else repr(value)
@@ -166,8 +188,9 @@ def _kind_mismatch(pattern: Var | Weight | Const, value: object) -> str | None:
 
 def _match_op(pattern: Op, value: object, state: _State, miss: Miss) -> Iterator[_State]:
     depth = len(state.nodes)
-    if not isinstance(value, fx.Node) or str(value.target) not in pattern.targets:
-        shown = f"%{value.name} = {value.target}" if isinstance(value, fx.Node) else repr(value)
+    called = target_name(value) if isinstance(value, fx.Node) else None
+    if not isinstance(value, fx.Node) or called not in pattern.targets:
+        shown = f"%{value.name} = {called}" if isinstance(value, fx.Node) else repr(value)
         node = value if isinstance(value, fx.Node) else None
         miss.offer(depth, f"{shown} stands where {' or '.join(pattern.targets)} is expected", node)
         return
@@ -176,15 +199,16 @@ def _match_op(pattern: Op, value: object, state: _State, miss: Miss) -> Iterator
         miss.offer(depth, f"`{pattern.name}` would have to be two different nodes", value)
         return
     bound = _State(bound.values, (*bound.nodes, value))
-    operands, rest = _operands(value, len(pattern.args))
-    if rest:
+    wanted = pattern.args[:-1] if pattern.args and pattern.args[-1] is ... else pattern.args
+    operands, rest = _operands(value, len(wanted))
+    if rest and wanted is pattern.args:
         miss.offer(depth + 1, f"%{value.name} sets {rest}, which the rule doesn't handle", value)
         return
     orders = [operands]
-    if str(value.target) in _COMMUTATIVE and len(operands) == 2:
+    if called in _COMMUTATIVE and len(operands) == 2:
         orders.append(operands[::-1])
     for order in orders:
-        yield from _match_all(pattern.args, order, bound, miss)
+        yield from _match_all(wanted, order, bound, miss)
 
 
 def _match_all(patterns: tuple[Any, ...], values: list[Any], state: _State, miss: Miss) -> Iterator[_State]:
@@ -200,7 +224,7 @@ def _operands(node: fx.Node, wanted: int) -> tuple[list[Any], str | None]:
     full, names, defaults = normalized(node)
     for value, name, default in itertools.islice(zip(full, names, defaults, strict=True), wanted, None):
         if isinstance(value, fx.Node) or _plain(value) != _plain(default):
-            return [], name
+            return full[:wanted], name
     return full[:wanted], None
 
 

@@ -15,7 +15,8 @@ from torch import fx
 
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module, source_of
-from optcc.ir.pattern import Match, Miss, Op, match
+from optcc.ir.pattern import Either, Match, Miss, Op, match
+from optcc.ir.text import target_name
 
 Replacement = fx.Node | Mapping[str, fx.Node] | None
 
@@ -69,9 +70,10 @@ class RewriteLog:
 
 
 def apply_rules(module: Module, rules: tuple[Rule, ...]) -> RewriteLog:
-    """Apply rules at every node, in graph order, one sweep, first rule that fits; dead nodes and weights are erased.
+    """Apply rules at every node, in graph order, one sweep, first rule that fits; what that leaves dead is erased.
 
-    A rule's near misses count only where no rule applied in the end and at least half of its operators fitted.
+    A rule's near misses count only where no rule applied in the end and at least half of its operators fitted. A sweep
+    in which no rule applied leaves the module as it was, dead nodes included.
     """
     log = RewriteLog({rule.name: 0 for rule in rules})
     missed: dict[tuple[str, str], NearMiss] = {}
@@ -79,7 +81,8 @@ def apply_rules(module: Module, rules: tuple[Rule, ...]) -> RewriteLog:
         for node in list(graph.nodes):
             if node.op == "call_function" and not _erased(node):
                 _apply_at(module, node, rules, log, missed)
-    module.tidy()
+    if any(log.hits.values()):
+        module.tidy()
     log.misses = list(missed.values())
     return log
 
@@ -92,8 +95,9 @@ def _apply_at(
     module: Module, node: fx.Node, rules: tuple[Rule, ...], log: RewriteLog, missed: dict[tuple[str, str], NearMiss]
 ) -> None:
     misses: list[tuple[Rule, Miss]] = []
+    called = target_name(node)
     for rule in rules:
-        if str(node.target) not in rule.pattern.targets:
+        if called not in rule.pattern.targets:
             continue
         miss = Miss()
         found = match(rule.pattern, node, miss)
@@ -127,6 +131,10 @@ def _replace(module: Module, rule: Rule, found: Match) -> bool:
     return True
 
 
-def operators(pattern: Op) -> int:
-    """How many operators a pattern holds."""
-    return 1 + sum(operators(a) for a in pattern.args if isinstance(a, Op))
+def operators(pattern: object) -> int:
+    """How many operators a pattern holds; of alternatives, the fewest."""
+    if isinstance(pattern, Op):
+        return 1 + sum(operators(a) for a in pattern.args)
+    if isinstance(pattern, Either):
+        return min(operators(o) for o in pattern.options)
+    return sum(operators(p) for p in pattern) if isinstance(pattern, list) else 0

@@ -15,7 +15,7 @@ A pass in `passes/` is found by its path; one of your own is named `path/to/file
 
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
-from optcc.ir.pattern import Const, Match, Op, Var, Weight, op
+from optcc.ir.pattern import Const, Either, Match, Op, Var, Weight, either, op
 from optcc.ir.rewrite import Replacement, Rule
 from optcc.pm.context import Context
 from optcc.pm.discover import build_pass, load_pass, pass_ids

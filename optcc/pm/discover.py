@@ -106,4 +106,5 @@ def _from_file(ref: str, base: Path | None, where: str | None) -> type[Pass]:
         known = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == unique]
         raise UnknownPass(f"`{path.name}` has no pass `{name}`", where=where, hint=nearest(name, known))
     cls.id = ref
+    cls.file = path
     return cls

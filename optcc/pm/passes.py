@@ -8,6 +8,7 @@ whether it changed the module, and that is verified.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from optcc.ir.module import Module
@@ -27,6 +28,8 @@ class Pass:
     """One transformation of a module."""
 
     id: ClassVar[str] = ""
+    file: ClassVar[Path | None] = None
+    """Where a pass named `file.py:Class` was read from."""
 
     def __init_subclass__(cls) -> None:
         if not cls.__dict__.get("id"):
@@ -35,6 +38,10 @@ class Pass:
     def run(self, module: Module, ctx: Context) -> bool:
         """Change `module` in place; return whether anything changed."""
         raise TypeError(f"{type(self).__name__} does not define run()")
+
+    def reads(self, base: Path) -> tuple[Path, ...]:
+        """Files whose content the result depends on, besides the module; part of the cache key."""
+        return ()
 
     def __str__(self) -> str:
         return self.id + show_options(self)

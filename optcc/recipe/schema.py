@@ -13,9 +13,20 @@ STAGES = ("canonicalize", "quantize", "fuse", "speculate", "serve")
 """The stages of `passes:`, in the order in which they run."""
 
 DTYPES = ("float32", "float16", "bfloat16")
-POOLINGS = ("mean", "cls", "last", "max")
-METRICS = ("kl", "top1", "nll", "cosine", "max_error")
-"""What `check.limits` may bound; a misspelt limit would otherwise check nothing."""
+POOLINGS = ("mean", "cls", "none")
+METRICS = (
+    "kl",
+    "kl_p99",
+    "top1",
+    "nll",
+    "ppl_ratio",
+    "greedy",
+    "cosine",
+    "cosine_min",
+    "max_abs",
+    "sqnr",
+)
+"""What `check.limits` may bound; `optcc.accuracy.gates` says what each one means."""
 
 OptionValue = Scalar | tuple[Scalar, ...]
 
@@ -28,7 +39,7 @@ class ModelOptions:
         dtype: type that floating-point weights are cast to.
         max_context: longest context in tokens that the artifact serves; None takes the model's own.
         trust_remote_code: run Python that ships with the model.
-        pooling: encoders: how token vectors become one vector; None keeps them all.
+        pooling: encoders: how token vectors become one; None and "none" keep them all.
         normalize: encoders: scale the pooled vector to length 1.
     """
 

@@ -77,7 +77,7 @@ class Source:
         return moved if moved.startswith("../") else f"./{moved}"
 
     def at(self, node: Any) -> Where:
-        """The place of a node. An empty value stands where its key ends."""
+        """The place of a node."""
         return Where(self.file, node.start_mark.line + 1, self.base)
 
     def parse(self, text: str) -> Any:
@@ -112,6 +112,9 @@ class Source:
                     f"{name}: given twice", where=str(where), hint=f"the first one is on line {seen[key]}"
                 )
             seen[key] = where.line
+            if isinstance(value, ScalarNode) and value.style is None and value.value == "":
+                # The parser puts a value that was left out at the next token, lines further down.
+                value.start_mark = key_node.end_mark
             yield Entry(key, where, value)
 
     def items(self, node: Any, path: str) -> list[Any]:

@@ -1,18 +1,10 @@
-"""What can go wrong at run time beyond a bad option: one user error, two bugs."""
+"""What can go wrong at run time and is nobody's input: bugs, of the engine or of an artifact."""
 
 from __future__ import annotations
 
-from optcc.errors import OptccError
+from optcc.errors import BadPrompt
 
-
-class BadPrompt(OptccError):
-    """The prompt can't be used.
-
-    It is empty, holds a token id outside the vocabulary, or the model's chat template refuses the messages
-    (many insist on alternating user and assistant turns). The message quotes the template's own words.
-    """
-
-    code = "E705"
+__all__ = ["BadLogits", "BadPrompt", "PoolCorrupt"]
 
 
 class PoolCorrupt(AssertionError):

@@ -77,7 +77,6 @@ class Scheduler:
         """The next step; empty only when there is nothing to do. Allocates the blocks that it needs."""
         step: Step = {}
         budget = self.limits.max_step_tokens
-        before = self.preemptions
         for state in sorted(
             self.running, key=lambda s: not s.decoding
         ):  # stable: by arrival within each group
@@ -88,8 +87,8 @@ class Scheduler:
             if state.running and self._grow(state, tokens, step):
                 step[state] = tokens
                 budget -= tokens
-        if self.preemptions == before:
-            self._admit(step, budget)
+        # Whoever was preempted just now is first in line and needs more than is free: nobody bounces.
+        self._admit(step, budget)
         return step
 
     def commit(self, step: Step) -> None:

@@ -83,7 +83,11 @@ def test_everything_ends_at_a_full_pool(
         todo = [(*head, delay - 1) for *head, delay in todo]  # type: ignore[misc]
         oldest = min((s for s in states if s.finish is None), key=lambda s: s.arrival)
         preempted = oldest.preemptions
+        counts = {state: state.preemptions for state in states}
         step = play(scheduler)
+        assert not any(state.preemptions > counts[state] for state in step), (
+            "preempted and started in one step"
+        )
         # Only requests that were already decoding in the same step can hold the oldest one up.
         assert oldest.preemptions == preempted or any(state.decoding for state in step)
         steps += 1
@@ -137,6 +141,18 @@ def test_nobody_overtakes() -> None:
     ask(scheduler, 1, 9, 2)
     ask(scheduler, 2, 1, 1)
     assert sizes(play(scheduler)) == {"0": 9}, "one block is free and request 2 would fit, but 1 is first"
+
+
+def test_a_prompt_starts_when_all_of_it_fits() -> None:
+    scheduler = make(4, tokens=12)
+    ask(scheduler, 0, 9, 2)
+    ask(scheduler, 1, 8, 1)
+    assert sizes(play(scheduler)) == {"0": 9}, (
+        "a first chunk of request 1 would fit, the whole of it would not"
+    )
+    assert sizes(play(scheduler)) == {"0": 1}
+    assert sizes(play(scheduler)) == {"1": 8}
+    assert scheduler.preemptions == 0
 
 
 def test_refusals_leave_nothing_behind() -> None:

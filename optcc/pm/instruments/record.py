@@ -56,14 +56,17 @@ class Record:
     """Collects a PassRecord per pass.
 
     Args:
+        memory: measures; shared with whoever wants the peak over all passes.
         watch: called with each record as it is made, for progress bars.
     """
 
-    def __init__(self, watch: Callable[[PassRecord], None] | None = None) -> None:
+    def __init__(
+        self, memory: MemoryMeter | None = None, watch: Callable[[PassRecord], None] | None = None
+    ) -> None:
         self.rows: list[PassRecord] = []
         self._watch = watch
         self._started = 0.0
-        self._memory = MemoryMeter()
+        self._memory = memory or MemoryMeter()
 
     def before(self, step: Pass, module: Module, ctx: Context) -> bool:
         """Start the clock and the memory meter."""

@@ -1,4 +1,4 @@
-"""Facts about the machine, read without importing any large package. Used by `optcc env`."""
+"""Facts about the machine, read without importing any large package. Used by `optcc env` and by reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,24 @@ from importlib import metadata
 from pathlib import Path
 
 # Instruction sets that decide which kernels run, in the order in which they are shown.
-FLAGS = ("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8",
-         "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")  # fmt: skip
+FLAGS = [
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ def read_host(directory: Path, proc: Path = Path("/proc")) -> Host:
 
 
 def read_cpu(cpuinfo: Path) -> tuple[str, frozenset[str]]:
-    """Model name and feature flags of the first core in a Linux `cpuinfo`; empty where there is no such file."""
+    """Model name and feature flags of the first core in a Linux `cpuinfo`; empty without such a file."""
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -87,3 +103,16 @@ def package_versions(names: Iterable[str]) -> dict[str, str | None]:
 def _cores() -> int:
     """Cores this process may run on, which a container or `taskset` makes fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Physical cores this process may use: what `threads: 0` means. Two hardware threads share one core's units."""
+    import psutil
+
+    return max(1, min(psutil.cpu_count(logical=False) or 1, _cores()))
+
+
+def host_facts() -> dict[str, object]:
+    """The facts of this machine that explain a measurement, for reports."""
+    host = read_host(Path.cwd())
+    return {"system": host.system, "cpu": host.cpu, "cpu_flags": list(host.cpu_flags), "cores": host.cores, "memory": host.memory}

@@ -1,0 +1,100 @@
+"""What a backend is. Importing this module, or a backend's package, imports neither torch nor a vendor's library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
+
+from optcc.artifact.weights import Span
+from optcc.runtime.executor import CallExecutor, Executor
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from optcc.ir.module import Module
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here.
+
+    Attributes:
+        ok: everything it needs is there.
+        version: of its main package, or an empty string.
+        reason: why not, when it can't.
+        install: the command that installs what is missing.
+    """
+
+    ok: bool
+    version: str = ""
+    reason: str = ""
+    install: str = ""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the artifact's weight file, as the backend wants it.
+
+    Attributes:
+        name: in the file.
+        dtype: safetensors' name of the type, such as `F32`.
+        shape: as stored.
+        sources: the module's weights it is made of.
+        read: makes the bytes; called once, when the tensor's turn comes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sources: tuple[str, ...]
+    read: Callable[[], npt.NDArray[Any]]
+
+
+class Backend(Protocol):
+    """One folder below `backends/`; found by its name."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name, as recipes spell it."""
+        ...
+
+    def probe(self) -> Availability:
+        """What is here; imports nothing heavy."""
+        ...
+
+    def supports(self, node: fx.Node, module: Module) -> str | None:
+        """Why a node can't be run, or None when it can."""
+        ...
+
+    def pipeline(self) -> str:
+        """Passes the backend needs after all others, as pipeline text; may be empty."""
+        ...
+
+    def plan_weights(self, module: Module) -> Sequence[StoredTensor]:
+        """The tensors to store, in the backend's own form; reads no weight."""
+        ...
+
+    def compile(self, module: Module, root: Path, spans: Mapping[str, Span]) -> Mapping[str, str]:
+        """Write the backend's files into `root`, where `weights.safetensors` lies already.
+
+        Args:
+            module: final.
+            root: the artifact's directory.
+            spans: where each tensor lies in the weight file.
+
+        Returns:
+            Oldest version of each package that can run the result.
+        """
+        ...
+
+    def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
+        """Open a decoder's files for serving. `threads` 0 means one per physical core."""
+        ...
+
+    def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
+        """Open a plain function's files."""
+        ...

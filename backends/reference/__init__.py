@@ -1,0 +1,66 @@
+"""The reference backend: the interpreter as executor. Runs every operator, slowly; the oracle for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optcc.artifact.weights import Span
+from optcc.backends.protocol import Availability, Backend, StoredTensor
+from optcc.runtime.executor import CallExecutor, Executor
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from optcc.ir.module import Module
+
+
+class Reference:
+    """Keeps canonical weights, and runs the module's own text."""
+
+    name = "reference"
+
+    def probe(self) -> Availability:
+        """Needs torch alone."""
+        if find_spec("torch") is None:
+            return Availability(False, reason="torch is not installed", install="pip install 'optcc-compiler[compile]'")
+        from importlib.metadata import version
+
+        return Availability(True, version("torch"))
+
+    def supports(self, node: fx.Node, module: Module) -> str | None:
+        """Everything: each operator has a reference."""
+        return None
+
+    def pipeline(self) -> str:
+        """Nothing is lowered."""
+        return ""
+
+    def plan_weights(self, module: Module) -> Sequence[StoredTensor]:
+        """Every weight as it is."""
+        from optcc.backends.reference.weights import canonical_weights
+
+        return canonical_weights(module)
+
+    def compile(self, module: Module, root: Path, spans: Mapping[str, Span]) -> Mapping[str, str]:
+        """Nothing to write: the artifact's `model.ir` is what runs."""
+        return {"torch": "2.11"}
+
+    def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
+        """The interpreter over paged pools."""
+        from optcc.backends.reference.executor import ReferenceExecutor
+
+        return ReferenceExecutor(root, spec, threads)
+
+    def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
+        """The interpreter, called."""
+        from optcc.backends.reference.executor import ReferenceFunction
+
+        return ReferenceFunction(root, threads)
+
+
+def backend() -> Backend:
+    """This folder's backend."""
+    return Reference()

@@ -1,0 +1,112 @@
+"""The interpreter behind the runtime's contracts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from optcc.backends.reference.weights import open_weights
+from optcc.ir import ops  # noqa: F401 - registers the operators the text names
+from optcc.ir.interpret import interpret
+from optcc.ir.module import Module
+from optcc.ir.parse import parse_module
+from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
+
+
+def open_module(root: Path) -> Module:
+    """An artifact's module over its mapped weights."""
+    return parse_module((root / "model.ir").read_text(), open_weights(root / "weights.safetensors"))
+
+
+class ReferenceExecutor:
+    """A decoder, interpreted. Pools are float tensors [N, K, G, C], one pair per layer."""
+
+    def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
+        self._spec = ModelSpec.from_json(spec)
+        self._module = open_module(root)
+        self._pools: dict[str, torch.Tensor] = {}
+        if threads:
+            torch.set_num_threads(threads)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is being served."""
+        return self._spec
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        s = self._spec
+        return s.layers * 2 * s.block_size * s.kv_heads * s.head_dim * self._dtype.itemsize
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        found = getattr(torch, self._spec.kv_dtype)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    def bind(self, blocks: int) -> None:
+        """Allocate zeroed pools."""
+        s = self._spec
+        shape = (blocks, s.block_size, s.kv_heads, s.head_dim)
+        names = [f"{kind}_pool_{layer}" for layer in range(s.layers) for kind in "kv"]
+        self._pools = {name: torch.zeros(shape, dtype=self._dtype) for name in names}
+
+    def step(self, batch: Batch) -> StepHandle:
+        """Run the graph on the batch; the pools are changed in place."""
+        arrays = {
+            "input_ids": batch.token_ids,
+            "position_ids": batch.positions,
+            "query_starts": batch.query_starts,
+            "kv_lengths": batch.kv_lengths,
+            "block_table": batch.block_table,
+            "logit_rows": batch.wanted_rows,
+        }
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+        return interpret(self._module, {**inputs, **self._pools})["logits"]
+
+    def logits(self, handle: StepHandle) -> FloatArray:
+        """f32[W, V]."""
+        assert isinstance(handle, torch.Tensor)
+        rows: FloatArray = handle.float().numpy()
+        return rows
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks, in order."""
+        for pool in self._pools.values():
+            for source, target in pairs:
+                pool[target] = pool[source]
+
+    def export_blocks(self, ids: Sequence[int]) -> FloatArray:
+        """f32[len(ids), L, 2, K, G, C]."""
+        stacked = torch.stack([pool[list(ids)] for pool in self._pools.values()], dim=1).float()
+        blocks: FloatArray = stacked.unflatten(1, (self._spec.layers, 2)).numpy()
+        return blocks
+
+    def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
+        """The inverse of `export_blocks`."""
+        flat = torch.from_numpy(np.ascontiguousarray(data)).flatten(1, 2)
+        for index, pool in enumerate(self._pools.values()):
+            pool[list(ids)] = flat[:, index].to(pool.dtype)
+
+    def close(self) -> None:
+        """Drop the pools."""
+        self._pools = {}
+
+
+class ReferenceFunction:
+    """A plain function, interpreted."""
+
+    def __init__(self, root: Path, threads: int) -> None:
+        self._module = open_module(root)
+        if threads:
+            torch.set_num_threads(threads)
+
+    def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Named arrays to named arrays."""
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in interpret(self._module, tensors).items()}

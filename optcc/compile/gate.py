@@ -1,0 +1,183 @@
+"""The gate: the *lowered artifact* against the original model, on text, with limits.
+
+What is compared is what will be served, opened from its files by its backend; never a module in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from optcc.accuracy.chat import ANSWER_TOKENS, ChatSource, plain_render
+from optcc.accuracy.compare import compare_decoder, compare_greedy
+from optcc.accuracy.data import TextSet, load_text_sets
+from optcc.accuracy.functions import compare_function
+from optcc.accuracy.gates import GateReport, judge, parse_limits
+from optcc.accuracy.intervals import Estimate
+from optcc.accuracy.reports import ComparisonReport, FunctionReport
+from optcc.compile.original import Original
+from optcc.compile.samples import function_inputs, random_windows
+from optcc.frontend import LoadOptions, ModelSource
+from optcc.recipe import CheckOptions
+from optcc.runtime.engine import Engine
+from optcc.runtime.executor import CallExecutor, Executor
+from optcc.runtime.request import StopConditions
+from optcc.runtime.score import score_windows
+from optcc.runtime.tokenizer import Tokenizer
+
+_GREEDY_PROMPTS = 8
+_GREEDY_START = 32
+_GREEDY_TOKENS = 24
+_STEP_TOKENS = 512
+
+Array = npt.NDArray[Any]
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the gate found.
+
+    Attributes:
+        report: the measurements.
+        gate: the verdicts.
+        notes: how the texts were made, when not from the recipe's data.
+    """
+
+    report: ComparisonReport | FunctionReport
+    gate: GateReport
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def status(self) -> str:
+        """`ok`, or `failed` when a limit failed or is undecided."""
+        return "ok" if self.gate.status == "ok" else "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"measurements": self.report.to_json(), "gate": self.gate.to_json(), "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to check against: where it came from and how it was loaded."""
+
+    source: ModelSource
+    options: LoadOptions
+
+
+def check_decoder(
+    subject: Subject,
+    executor: Executor,
+    tokenizer: Tokenizer | None,
+    render: Callable[[Sequence[Mapping[str, str]]], str] | None,
+    options: CheckOptions,
+    limits: Mapping[str, float],
+    watch: Watch,
+    where: str | None = None,
+) -> Checked:
+    """Compare logits on every text, and greedy answers.
+
+    Args:
+        subject: the original.
+        executor: the artifact's.
+        tokenizer: None for a model without one; then windows of random tokens are compared.
+        render: the chat template; None writes conversations as plain text.
+        options: texts, sizes.
+        limits: metric to limit, the scheme's defaults already merged in.
+        watch: called with (text, windows done, windows in all).
+        where: place in the recipe, for errors about limits.
+
+    Raises:
+        RecipeField: an unknown metric.
+        BadCheckData: a text is missing or too short.
+    """
+    parsed = parse_limits(limits, where=where)
+    original = Original(subject.source, subject.options)
+    eos = executor.spec.eos_token_ids
+    window = min(options.window, executor.spec.max_context)
+    notes: tuple[str, ...] = ()
+    if tokenizer is None:
+        sets = [random_windows(executor.spec.vocab, options.tokens, window)]
+        notes = ("the model has no tokenizer: random tokens were compared instead of text",)
+    else:
+        sets = load_text_sets(
+            options.data,
+            lambda text: tokenizer.encode(text, add_special=False),
+            tokens=options.tokens,
+            window=window,
+            chat=_chat_source(subject, original, tokenizer, render, eos),
+            bos=tokenizer.special.bos_token_id if tokenizer.special.add_bos else None,
+        )
+
+    def artifact(ids: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        return score_windows(executor, [ids.tolist()], max_step_tokens=_STEP_TOKENS)
+
+    report = compare_decoder(original.logits, artifact, sets, progress=watch)
+    report = report.with_greedy(compare_greedy(*_greedy(original, executor, sets, window)))
+    return Checked(report, judge(parsed, report.measurements(), report.tokens()), notes)
+
+
+def _greedy(
+    original: Original, executor: Executor, sets: Sequence[TextSet], window: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Greedy answers of both to the same beginnings, taken in turn from the texts."""
+    windows = [w for group in zip(*(s.windows for s in sets), strict=False) for w in group]
+    start = max(1, min(_GREEDY_START, window // 2))
+    tokens = max(1, min(_GREEDY_TOKENS, window - start))
+    prompts: list[list[int]] = [[int(t) for t in w[:start]] for w in windows[:_GREEDY_PROMPTS] if len(w) >= start]
+    blocks = executor.spec.blocks_for(start + tokens) * len(prompts) + 1
+    engine = Engine(executor, blocks=blocks)
+    stop = StopConditions(max_tokens=tokens)
+    answers = [list(event.tokens) for event in engine.generate([tuple(p) for p in prompts], stop=stop)]
+    return original.answer(prompts, tokens, executor.spec.eos_token_ids), answers
+
+
+def _chat_source(
+    subject: Subject,
+    original: Original,
+    tokenizer: Tokenizer,
+    render: Callable[[Sequence[Mapping[str, str]]], str] | None,
+    eos: Sequence[int],
+) -> ChatSource:
+    template = render or plain_render
+
+    def answer(prompts: Sequence[str]) -> list[str]:
+        encoded = []
+        for prompt in prompts:
+            text = template([{"role": "user", "content": prompt}])
+            encoded.append(tokenizer.encode(text, add_special=False))
+        found = original.answer(encoded, ANSWER_TOKENS, eos)
+        return [tokenizer.decode([t for t in ids if t not in eos]).strip() for ids in found]
+
+    return ChatSource(subject.source.digest, answer, template)
+
+
+def check_function(
+    subject: Subject,
+    executor: CallExecutor,
+    tokenizer: Tokenizer | None,
+    io: Mapping[str, Any],
+    options: CheckOptions,
+    limits: Mapping[str, float],
+    watch: Watch,
+    where: str | None = None,
+) -> Checked:
+    """Compare named outputs on sentences (models that read token ids) or on variations of the example inputs."""
+    parsed = parse_limits(limits, where=where)
+    original = Original(subject.source, subject.options)
+    outputs = list(io["outputs"])
+    batches = function_inputs(subject.source, io, tokenizer, options)
+
+    def counted() -> Iterator[Mapping[str, Array]]:
+        for index, batch in enumerate(batches):
+            yield batch
+            watch("examples", index + 1, len(batches))
+
+    report = compare_function(lambda x: original.call(x, outputs), executor.call, counted())
+    measured: dict[str, Mapping[str, Estimate]] = dict(report.measurements())
+    return Checked(report, judge(parsed, measured))

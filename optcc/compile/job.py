@@ -1,0 +1,272 @@
+"""The stages of one compile, and what they know of each other."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optcc import __version__
+from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
+from optcc.backends.protocol import Backend
+from optcc.backends.registry import load_backend
+from optcc.compile.cache import PassCache, default_cache, next_key, source_digest, start_key, versions
+from optcc.compile.check import check_artifact
+from optcc.compile.fusions import count_fusions
+from optcc.compile.gate import Checked, Subject
+from optcc.compile.ledger import Intent, Ledger, balance, intent
+from optcc.compile.plan import Plan, make_plan
+from optcc.compile.preflight import preflight
+from optcc.compile.progress import Progress
+from optcc.compile.report import Report
+from optcc.compile.spec import manifest_spec
+from optcc.compile.speed import measure_speed
+from optcc.errors import BackendUnavailable
+from optcc.frontend import LoadOptions, ModelSource, capture, export_tokenizer, resolve
+from optcc.frontend.lift import to_module
+from optcc.host import host_facts, physical_cores
+from optcc.ir.module import Module
+from optcc.ir.text import module_text
+from optcc.memory import MemoryMeter, anonymous_bytes
+from optcc.pm.context import Context
+from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
+from optcc.pm.passes import Pass
+from optcc.pm.pipeline import Pipeline
+from optcc.pm.run import run_pass
+from optcc.quant.select import select_weights
+from optcc.recipe import Recipe, Scheme, load_scheme
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What is not part of the recipe because it changes no result.
+
+    Attributes:
+        cache: where finished passes are kept; None keeps nothing.
+        dump_ir: directory for numbered dumps of the module after every pass.
+        diff: print what every pass changed to stderr.
+        speed: measure tokens per second before and after.
+    """
+
+    cache: Path | None = field(default_factory=default_cache)
+    dump_ir: Path | None = None
+    diff: bool = False
+    speed: bool = True
+
+
+class Job:
+    """One compile: the recipe, and what is known so far."""
+
+    def __init__(self, recipe: Recipe, options: CompileOptions, progress: Progress) -> None:
+        self.recipe, self.options, self.progress = recipe, options, progress
+        self.memory = MemoryMeter()
+        self.record = Record(self.memory)
+        self.cache = PassCache(options.cache)
+        self.load = LoadOptions(**asdict(recipe.model) | {"pooling": recipe.model.pooling or "none"})
+        self.thread_count = recipe.target.threads or physical_cores()
+        self.began = self.clock = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.current = ""
+        self.anonymous = 0
+        self.original_bytes = 0
+        self.intents: list[Intent] = []
+
+    def stage(self, name: str) -> None:
+        """Close the stage before and begin another; an empty name only closes."""
+        now = time.perf_counter()
+        if self.current:
+            self.seconds[self.current] = round(self.seconds.get(self.current, 0.0) + now - self.clock, 3)
+        self.anonymous = max(self.anonymous, anonymous_bytes())
+        self.memory.restart()
+        self.clock = now
+        if name and name != self.current:
+            self.progress.stage(name)
+        self.current = name
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """A fixed thread count for the whole compile: part of what makes it repeatable."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.thread_count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def plan(self) -> tuple[Backend, Plan]:
+        """The backend and all passes: what can be wrong with a recipe is found here."""
+        self.stage("plan")
+        backend = load_backend(self.recipe.target.backend)
+        found = backend.probe()
+        if not found.ok:
+            raise BackendUnavailable(f"the backend {backend.name} can't be used: {found.reason}", hint=found.install)
+        plan = make_plan(self.recipe, backend)
+        self._schemes(plan)
+        return backend, plan
+
+    def resolve(self, model: str) -> ModelSource:
+        """The model's files, checked and hashed."""
+        self.stage("resolve")
+        return resolve(model, self.load)
+
+    def passes(self, source: ModelSource, plan: Plan, backend: Backend) -> Module:
+        """Capture and run every pass, or take up where an earlier compile got to."""
+        steps = plan.pipeline.passes
+        keys = self._keys(source, steps)
+        module, done = self._resume(keys, source)
+        ctx = Context(backend.name, self.thread_count, base=self.recipe.base)
+        instruments = self._instruments()
+        canonical = len(plan.stages["canonicalize"])
+        for index in range(done, len(steps)):
+            if index == canonical:
+                self._preflight(module, backend, plan)
+            self.stage(plan.stage_of(index))
+            run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
+            self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
+            self.progress.step(str(steps[index]), index + 1, len(steps))
+        if done <= canonical == len(steps):
+            self._preflight(module, backend, plan)
+        return module
+
+    def lower(
+        self, backend: Backend, plan: Plan, module: Module, source: ModelSource, writer: ArtifactWriter
+    ) -> tuple[Manifest, Ledger]:
+        """Write weights, graph and tokenizer, and balance the ledger."""
+        self.stage("lower")
+        spec = manifest_spec(module)
+        stored = backend.plan_weights(module)
+        spans = writer.write_weights([TensorSource(t.name, t.dtype, t.shape, t.read) for t in stored])
+        sizes = {name: span.nbytes for name, span in spans.items()}
+        ledger = balance(self.original_bytes, self.intents, module, sizes, writer.path("weights.safetensors"))
+        minimum = backend.compile(module, writer.root, spans)
+        writer.write("model.ir", module_text(module))
+        if source.directory is not None:
+            export_tokenizer(source, writer.root / "tokenizer")
+        manifest = Manifest(
+            kind=str(module.attrs["kind"]),
+            optcc_version=__version__,
+            target=asdict(self.recipe.target),
+            recipe=self.recipe.to_json(),
+            pipeline=plan.text(),
+            spec=spec,
+            model=ModelRef(source.name, source.digest),
+            min_versions=dict(minimum),
+        )
+        return writer.seal(manifest), ledger
+
+    def check(self, root: Path, manifest: Manifest, source: ModelSource, plan: Plan) -> Checked | None:
+        """Hold the artifact against the original; None when the recipe turns checking off."""
+        if not self.recipe.check.enabled:
+            return None
+        self.stage("check")
+        return check_artifact(
+            root, manifest, self._subject(source), self.recipe.check, self.limits(plan), self.progress.step, self.thread_count
+        )
+
+    def limits(self, plan: Plan) -> dict[str, float]:
+        """The recipe's limits over its schemes' defaults; where several schemes limit one metric, the last one's."""
+        defaults = [dict(scheme.limits) for _, scheme in self._schemes(plan)]
+        merged: dict[str, float] = {}
+        for limits in [*defaults, dict(self.recipe.check.limits)]:
+            merged |= limits
+        return merged
+
+    def speed(self, root: Path, manifest: Manifest, source: ModelSource) -> dict[str, Any] | None:
+        """Tokens per second of the original and of the artifact, in turn."""
+        if not self.options.speed or manifest.kind != "decoder":
+            return None
+        self.stage("speed")
+        return measure_speed(root, manifest, self._subject(source), self.thread_count)
+
+    def report(
+        self,
+        module: Module,
+        backend: Backend,
+        ledger: Ledger,
+        checked: Checked | None,
+        speed: dict[str, Any] | None,
+        source: ModelSource,
+        manifest: Manifest,
+    ) -> Report:
+        """Everything found out."""
+        self.stage("")
+        return Report(
+            model=source.name,
+            recipe=self.recipe.name,
+            backend=backend.name,
+            status=checked.status if checked else "unchecked",
+            passes=self.record.rows,
+            fusions=count_fusions(module, self.record.rows),
+            ledger=ledger,
+            check=checked.to_json() if checked else None,
+            speed=speed,
+            stages=self.seconds,
+            seconds=round(time.perf_counter() - self.began, 3),
+            peak_bytes=self.memory.highest,
+            anonymous_bytes=self.anonymous,
+            artifact_bytes=sum(entry.bytes for entry in manifest.files.values()) + len(manifest.to_bytes()),
+            source_bytes=sum(p.stat().st_size for p in source.files),
+            host={**host_facts(), "threads": self.thread_count, "versions": versions()},
+            digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
+        )
+
+    def _schemes(self, plan: Plan) -> list[tuple[Pass, Scheme]]:
+        """The passes that name a quantization scheme, with it."""
+        named = [(p, getattr(p, "scheme", None)) for p in plan.stages["quantize"]]
+        return [(p, load_scheme(name, self.recipe.base)) for p, name in named if isinstance(name, str)]
+
+    def _subject(self, source: ModelSource) -> Subject:
+        return Subject(source, self.load)
+
+    def _instruments(self) -> list[Instrument]:
+        instruments: list[Instrument] = [self.record, Check()]
+        if self.options.dump_ir:
+            instruments.append(Dump(self.options.dump_ir))
+        if self.options.diff:
+            instruments.append(Diff(sys.stderr))
+        return instruments
+
+    def _keys(self, source: ModelSource, steps: tuple[Pass, ...]) -> list[str]:
+        """Cache keys of the captured module and of what every pass leaves."""
+        facts = {"model": source.digest, "name": source.name, "load": asdict(self.load), "threads": self.thread_count}
+        keys = [start_key({**facts, "backend": self.recipe.target.backend})]
+        for step in steps:
+            keys.append(next_key(keys[-1], step, self.recipe.base))
+        return keys
+
+    def _resume(self, keys: list[str], source: ModelSource) -> tuple[Module, int]:
+        """The module after the last pass that is in the cache, and how many passes that is; else a fresh capture."""
+        if not self.options.dump_ir and not self.options.diff:
+            for done in reversed(range(len(keys))):
+                entry = self.cache.load(keys[done]) if self.cache.has(keys[done]) else None
+                if entry is None:
+                    continue
+                self.record.rows.extend(entry.records)
+                self.original_bytes = int(entry.facts["original_bytes"])
+                self.intents = [Intent(**i) for i in entry.facts["intents"]]
+                return entry.module, done
+        self.stage("capture")
+        module = to_module(capture(source, self.load), self.cache.tensors)
+        self.original_bytes = module.weight_bytes()
+        self.cache.save(keys[0], module, [], self._facts())
+        return module, 0
+
+    def _preflight(self, module: Module, backend: Backend, plan: Plan) -> None:
+        self.stage("preflight")
+        preflight(module, backend, plan.stages["quantize"], self.recipe.base)
+        chosen = [
+            intent(selected, scheme)
+            for step, scheme in self._schemes(plan)
+            for selected in select_weights(module, scheme, getattr(step, "skip", ()))
+        ]
+        self.intents = list({i.name: i for i in chosen}.values())
+
+    def _facts(self) -> dict[str, Any]:
+        return {"original_bytes": self.original_bytes, "intents": [dataclasses.asdict(i) for i in self.intents]}

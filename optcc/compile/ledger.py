@@ -1,0 +1,101 @@
+"""The ledger: every weight, what it was meant to be stored as, and the bytes that are there.
+
+A compile that quantized less than it was told to has failed; it doesn't succeed with a larger file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optcc.errors import LedgerMismatch
+from optcc.ir.module import Json, Module
+from optcc.quant.select import Selected
+from optcc.recipe.schemes import Scheme
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a pass promised for one weight of the original.
+
+    Attributes:
+        name: the weight before quantization.
+        scheme: how it is to be stored.
+        values: bytes of its packed values.
+        scales: bytes of its scales and zero points.
+    """
+
+    name: str
+    scheme: str
+    values: int
+    scales: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Totals by kind of storage, and the sum over all weights.
+
+    Attributes:
+        original_bytes: of all weights as the captured graph reads them.
+        stored_bytes: of all tensors in the artifact.
+        quantized: number of weights stored in a scheme.
+        quantized_bytes: what they take, scales included.
+        plain_bytes: everything else: norms, biases, tables.
+    """
+
+    original_bytes: int
+    stored_bytes: int
+    quantized: int
+    quantized_bytes: int
+    plain_bytes: int
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain data."""
+        return asdict(self)
+
+
+def intent(selected: Selected, scheme: Scheme) -> Intent:
+    """What a scheme makes of a weight, in bytes."""
+    rows, width = selected.shape
+    groups = width // scheme.weight.group if scheme.weight.group else 1
+    scale_bytes = {"float32": 4, "float16": 2}[scheme.weight.scale_dtype]
+    values = math.ceil(rows * width * scheme.weight.bits / 8)
+    return Intent(selected.name, scheme.name, values, rows * groups * scale_bytes)
+
+
+def balance(
+    original_bytes: int, intents: Sequence[Intent], module: Module, stored: Mapping[str, int], path: Path
+) -> Ledger:
+    """Compare what was intended with what is in the artifact.
+
+    Args:
+        original_bytes: of all weights of the captured graph.
+        intents: of every weight a quantization pass selected.
+        module: the final module: its packed tensors are what must be stored.
+        stored: bytes of each tensor in the artifact, by name.
+        path: the weight file, for the message.
+
+    Raises:
+        LedgerMismatch: more or fewer bytes than the schemes say.
+    """
+    wanted = sum(i.values + i.scales for i in intents)
+    packed = {n for n in module.weights if ".packed" in n or ".scale" in n or ".zero" in n}
+    plain = sum(module.weights.nbytes(n) for n in module.weights if n not in packed)
+    held = sum(module.weights.nbytes(n) for n in packed)
+    if held != wanted:
+        names = ", ".join(i.name for i in intents[:3])
+        raise LedgerMismatch(
+            f"{len(intents)} weights ({names}, …) should take {wanted} bytes by their schemes, the graph holds {held}",
+            where=str(path),
+        )
+    total = sum(stored.values())
+    # A backend may store a shape table or a constant of its own; anything larger is a weight that was kept twice.
+    if total > wanted + plain + max(65536, plain // 4):
+        raise LedgerMismatch(
+            f"the artifact stores {total} bytes of weights where {wanted + plain} are accounted for",
+            where=str(path),
+            hint="a weight is stored twice, or unpacked",
+        )
+    return Ledger(original_bytes, total, len(intents), wanted, total - wanted)

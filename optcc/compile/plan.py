@@ -1,0 +1,57 @@
+"""What will run: the recipe's stages as a pipeline, and what the backend adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optcc.backends.protocol import Backend
+from optcc.pm.discover import build_pass
+from optcc.pm.passes import Pass
+from optcc.pm.pipeline import Pipeline
+from optcc.pm.text import parse_pipeline
+from optcc.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The passes of a compile.
+
+    Attributes:
+        stages: stage name to its passes, in order; `lower` holds the backend's own.
+    """
+
+    stages: Mapping[str, tuple[Pass, ...]]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """All passes in order."""
+        return Pipeline(tuple(p for passes in self.stages.values() for p in passes))
+
+    def stage_of(self, index: int) -> str:
+        """The stage of the pass at this place in the pipeline."""
+        for name, passes in self.stages.items():
+            if index < len(passes):
+                return name
+            index -= len(passes)
+        raise IndexError(index)
+
+    def text(self) -> str:
+        """The pipeline as text, one pass a line; it parses back."""
+        return ",\n".join(str(p) for p in self.pipeline)
+
+
+def make_plan(recipe: Recipe, backend: Backend) -> Plan:
+    """Build every pass.
+
+    Raises:
+        UnknownPass, UnknownOption, BadOption: with file and line of the recipe.
+    """
+    stages = {
+        stage: tuple(
+            build_pass(e.ref, e.options, base=e.where.base, where=str(e.where) if e.where.file else None) for e in entries
+        )
+        for stage, entries in recipe.passes.items()
+    }
+    lower = parse_pipeline(backend.pipeline())
+    return Plan({**stages, "lower": lower.passes})

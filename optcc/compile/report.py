@@ -1,0 +1,75 @@
+"""The report of a compile, as data. `optcc/cli/table.py` draws it; `report/report.json` keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from optcc.compile.fusions import FusionCount
+from optcc.compile.ledger import Ledger
+from optcc.pm.instruments import PassRecord
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a compile found out.
+
+    Attributes:
+        model, recipe, backend: their names.
+        status: `ok`, `failed`, or `unchecked`.
+        passes: one record per pass, in order.
+        fusions: what the configuration implies against what was fused.
+        ledger: bytes of weights before and after.
+        check: measurements and verdicts; None when unchecked.
+        speed: tokens per second before and after; None when not measured.
+        stages: seconds per stage.
+        seconds: wall time of the whole compile.
+        peak_bytes: highest resident memory, file-backed pages included.
+        anonymous_bytes: highest anonymous memory seen at the end of a stage.
+        artifact_bytes: size of the whole directory without the report.
+        source_bytes: size of the model's weight files.
+        host: machine facts.
+        digests: of the model, of optcc's sources, of the artifact.
+    """
+
+    model: str
+    recipe: str
+    backend: str
+    status: str
+    passes: Sequence[PassRecord]
+    fusions: Sequence[FusionCount]
+    ledger: Ledger
+    check: Mapping[str, Any] | None
+    speed: Mapping[str, Any] | None
+    stages: Mapping[str, float]
+    seconds: float
+    peak_bytes: int
+    anonymous_bytes: int
+    artifact_bytes: int
+    source_bytes: int
+    host: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `report/report.json` and `--json`."""
+        return {
+            "version": 1,
+            "model": self.model,
+            "recipe": self.recipe,
+            "backend": self.backend,
+            "status": self.status,
+            "passes": [row.to_json() for row in self.passes],
+            "fusions": [asdict(f) for f in self.fusions],
+            "ledger": self.ledger.to_json(),
+            "check": dict(self.check) if self.check is not None else None,
+            "speed": dict(self.speed) if self.speed is not None else None,
+            "stages": dict(self.stages),
+            "seconds": self.seconds,
+            "peak_bytes": self.peak_bytes,
+            "anonymous_bytes": self.anonymous_bytes,
+            "artifact_bytes": self.artifact_bytes,
+            "source_bytes": self.source_bytes,
+            "host": dict(self.host),
+            "digests": dict(self.digests),
+        }

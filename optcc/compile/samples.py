@@ -1,0 +1,120 @@
+"""Inputs to compare on where the recipe's texts can't serve: models without a tokenizer, encoders, any function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from optcc.accuracy.data import TextSet, load_text_sets
+from optcc.artifact.digest import sha256_bytes
+from optcc.frontend import ModelSource
+from optcc.recipe import CheckOptions
+from optcc.runtime.tokenizer import Tokenizer
+
+Array = npt.NDArray[Any]
+_SENTENCES = 200
+_BATCH = 8
+_EXAMPLES = 8
+
+
+def random_windows(vocab: int, tokens: int, window: int) -> TextSet:
+    """Windows of uniformly random tokens from a fixed seed."""
+    generator = np.random.Generator(np.random.Philox(0))
+    count = max(1, tokens // window)
+    windows = tuple(generator.integers(0, vocab, window, dtype=np.int64) for _ in range(count))
+    return TextSet("random", windows, sha256_bytes(b"".join(w.tobytes() for w in windows)))
+
+
+def function_inputs(
+    source: ModelSource, io: Mapping[str, Any], tokenizer: Tokenizer | None, options: CheckOptions
+) -> list[dict[str, Array]]:
+    """Batches of arguments for a function.
+
+    A text encoder with a tokenizer gets sentences of many lengths from the recipe's texts. Anything else gets its
+    example inputs and seeded variations of them: floating-point values redrawn with the example's mean and deviation,
+    integers redrawn from the example's range, booleans as they are.
+    """
+    inputs = io["inputs"]
+    if set(inputs) == {"input_ids", "attention_mask"} and tokenizer is not None:
+        limit = int(io.get("limits", {}).get("S", 128))
+        return _sentences(tokenizer, options, min(limit, 128))
+    if source.factory is None:
+        return _random_ids(io)
+    return _variations(source.factory)
+
+
+def _sentences(tokenizer: Tokenizer, options: CheckOptions, longest: int) -> list[dict[str, Array]]:
+    """200 pieces of text of 4 to `longest` tokens, padded in batches of 8."""
+    names = [name for name in options.data if name != "chat"] or ["prose"]
+    mean = (4 + longest) // 2
+    sets = load_text_sets(
+        names,
+        lambda text: tokenizer.encode(text, add_special=False),
+        tokens=_SENTENCES * (mean + 8),
+        window=_SENTENCES * (mean + 8) // len(names),
+    )
+    stream = np.concatenate([w for s in sets for w in s.windows])
+    generator = np.random.Generator(np.random.Philox(1))
+    prefix, suffix = _frame(tokenizer)
+    rows: list[list[int]] = []
+    at = 0
+    while len(rows) < _SENTENCES and at < len(stream):
+        size = int(generator.integers(4, longest - len(prefix) - len(suffix) + 1))
+        rows.append([*prefix, *stream[at : at + size].tolist(), *suffix])
+        at += size
+    batches = []
+    for first in range(0, len(rows), _BATCH):
+        group = rows[first : first + _BATCH]
+        width = max(map(len, group))
+        ids = np.zeros((len(group), width), np.int64)
+        mask = np.zeros((len(group), width), np.int64)
+        for i, row in enumerate(group):
+            ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text, such as [CLS] and [SEP]."""
+    plain, framed = tokenizer.encode("a", add_special=False), tokenizer.encode("a", add_special=True)
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start], framed[start + len(plain) :]
+    return [], []
+
+
+def _random_ids(io: Mapping[str, Any]) -> list[dict[str, Array]]:
+    """Random ids and masks for an encoder without a tokenizer."""
+    generator = np.random.Generator(np.random.Philox(2))
+    batches = []
+    for width in (3, 5, 8, 12, 16, 24, 31, 32):
+        ids = generator.integers(0, int(io["vocab"]), (4, width), dtype=np.int64)
+        mask = np.ones((4, width), np.int64)
+        mask[1:, width // 2 + 1 :] = generator.integers(0, 2, (3, width - width // 2 - 1)).cumprod(axis=1)
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    return batches
+
+
+def _variations(factory: str) -> list[dict[str, Array]]:
+    from optcc.frontend.factory import call_factory
+
+    example = {name: value.detach().numpy() for name, value in call_factory(factory).example.items()}
+    generator = np.random.Generator(np.random.Philox(3))
+    batches: list[dict[str, Array]] = [example]
+    while len(batches) < _EXAMPLES:
+        batches.append({name: _vary(value, generator) for name, value in example.items()})
+    return batches
+
+
+def _vary(value: Array, generator: np.random.Generator) -> Array:
+    if np.issubdtype(value.dtype, np.floating):
+        drawn = generator.standard_normal(value.shape) * (value.std() or 1.0) + value.mean()
+        typed: Array = drawn.astype(value.dtype)
+        return typed
+    if np.issubdtype(value.dtype, np.integer) and value.size:
+        redrawn: Array = generator.integers(value.min(), value.max() + 1, value.shape, dtype=value.dtype)
+        return redrawn
+    return value

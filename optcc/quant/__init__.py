@@ -1,0 +1,1 @@
+"""Quantization: schemes turned into packed weights, shared by passes, backends and tests."""

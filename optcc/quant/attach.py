@@ -1,0 +1,66 @@
+"""Put packed weights into a graph: explicit `dequantize(packed, scale)` where the weight was read.
+
+Every quantization algorithm ends here; fusions and backends only ever see this one form.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from optcc.ir.builder import Builder
+from optcc.ir.module import Module
+from optcc.quant.rounding import PackedWeight
+from optcc.quant.select import Selected
+from optcc.recipe.schemes import ActivationFormat, WeightFormat
+
+_OPS = torch.ops.optcc
+
+
+def attach_weight(module: Module, selected: Selected, packed: PackedWeight, form: WeightFormat) -> None:
+    """Replace every read of a weight by one dequantize of its packed form; the weight itself goes away.
+
+    A tied embedding and head read the same dequantize, so the packed tensor is stored once.
+    """
+    users = [*selected.linears, *selected.embeddings]
+    weight = module.weight_node(users[0].graph, selected.name)
+    order = {node: i for i, node in enumerate(weight.graph.nodes)}
+    build = Builder(module, min(users, key=order.__getitem__))
+    dtype = weight.meta["val"].dtype
+    zero = build.new_weight(f"{selected.name}.zero", packed.zero) if packed.zero is not None else None
+    read = build.call(
+        _OPS.dequantize.default,
+        build.new_weight(f"{selected.name}.packed", packed.packed),
+        build.new_weight(f"{selected.name}.scale", packed.scale),
+        zero,
+        form.bits,
+        form.group,
+        dtype,
+    )
+    weight.replace_all_uses_with(read)
+    weight.graph.erase_node(weight)
+    module.weights.remove(selected.name)
+
+
+def attach_activations(module: Module, linears: list[fx.Node], form: ActivationFormat) -> None:
+    """Quantize what the linears read: `linear(dequantize(quantize_activation(x)), w)`.
+
+    Linears that read the same value share one quantization.
+    """
+    made: dict[fx.Node, fx.Node] = {}
+    for linear in linears:
+        x = linear.args[0]
+        assert isinstance(x, fx.Node)
+        if x not in made:
+            build = Builder(module, linear)
+            pair = build.call(_OPS.quantize_activation.default, x, form.bits, form.group)
+            made[x] = build.call(
+                _OPS.dequantize.default,
+                build.item(pair, 0),
+                build.item(pair, 1),
+                None,
+                form.bits,
+                form.group,
+                x.meta["val"].dtype,
+            )
+        linear.replace_input_with(x, made[x])

@@ -1,0 +1,42 @@
+"""Options and settings that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports torch: each worker gets its share of the cores.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The first example of a test that touches torch pays for its imports, so no deadline.
+_SLOW_START = (HealthCheck.too_slow,)
+settings.register_profile(
+    "test", max_examples=40, deadline=None, suppress_health_check=_SLOW_START, derandomize=True
+)
+settings.register_profile("prove", max_examples=1000, deadline=None, suppress_health_check=_SLOW_START)
+settings.load_profile("prove" if os.environ.get("OPTCC_PROVE") else "test")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden files instead of comparing"
+    )
+
+
+@pytest.fixture(scope="session")
+def update_golden(pytestconfig: pytest.Config) -> bool:
+    """Whether to rewrite golden files."""
+    return bool(pytestconfig.getoption("--update-golden"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
