@@ -15,9 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Anyone may import these; they import only each other.
-BASE = frozenset({"optcc", "optcc.errors", "optcc.files", "optcc.memory"})
+BASE = frozenset({"optcc", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"})
 
-# Part -> the parts it may import besides itself and the base. `compile` is all other modules right in optcc/.
+# Part -> the parts it may import besides itself and the base. `compile` may import all but `cli`.
 PARTS: dict[str, frozenset[str]] = {
     "ir": frozenset(),
     "pm": frozenset({"ir"}),
@@ -49,9 +49,9 @@ VENDORS: dict[str, tuple[str, ...]] = {
 
 # `optcc run` and `optcc --help` load these: no torch, and at module level nothing from outside the zone.
 TORCH_FREE_PARTS = ("cli", "recipe", "artifact", "runtime", "recipes")
+# Besides these, `optcc.backends` and its direct members: a probe must not load what it looks for.
 TORCH_FREE_MODULES = frozenset(
-    {"optcc.backends", "optcc.__main__"}
-    | {f"optcc.backends.onnxruntime{name}" for name in ("", ".executor", ".session")}
+    {"optcc.__main__", "optcc.backends.onnxruntime.executor", "optcc.backends.onnxruntime.session"}
 )
 
 
@@ -83,7 +83,10 @@ def part_of(module: str) -> str:
 
 def is_torch_free(module: str) -> bool:
     """Whether importing the module must not import torch."""
-    return module in BASE or module in TORCH_FREE_MODULES or part_of(module) in TORCH_FREE_PARTS
+    backend_package = module.startswith("optcc.backends") and module.count(".") <= 2
+    if module in BASE or module in TORCH_FREE_MODULES or backend_package:
+        return True
+    return part_of(module) in TORCH_FREE_PARTS
 
 
 def imports(tree: ast.Module) -> Iterator[Import]:
@@ -133,36 +136,28 @@ def _vendor(module: str, found: Import, vendor: str) -> Iterator[tuple[int, str]
 
 
 def _layer(module: str, found: Import) -> Iterator[tuple[int, str]]:
-    mine, theirs = part_of(module), _target_part(found.module)
+    owner = _owner(found.module)
+    mine, theirs = part_of(module), part_of(owner)
     allowed = PARTS.get(mine, frozenset())
     if theirs not in ("base", mine) and theirs not in allowed:
         yield found.line, f"{mine} may not import {theirs} ({found.module})"
-    if mine == theirs == "backends" and not _same_backend(module, found.module):
+    if mine == theirs == "backends" and not _same_backend(module, owner):
         yield found.line, f"a backend may not import another one ({found.module})"
-    if found.module_level and is_torch_free(module) and not _leads_to_torch_free(found.module):
+    if found.module_level and is_torch_free(module) and not is_torch_free(owner):
         yield found.line, f"{module} must import {found.module} inside a function: it loads torch"
 
 
-def _target_part(module: str) -> str:
-    """The part of an imported name, which may be an attribute: `optcc.errors.OptccError`."""
-    owner = module.rpartition(".")[0]
-    if owner in BASE - {"optcc"} or module in BASE or module == "optcc.__version__":
-        return "base"
-    return part_of(module)
-
-
-def _leads_to_torch_free(module: str) -> bool:
-    """As `is_torch_free`, for a name that may be an attribute of a torch-free module."""
-    if _target_part(module) == "base" or is_torch_free(module):
-        return True
-    owner = module.rpartition(".")[0]
-    return owner in TORCH_FREE_MODULES and owner != "optcc.backends"
+def _owner(name: str) -> str:
+    """The module behind an imported name: itself, or, for an attribute, where it stands."""
+    path = ROOT.joinpath(*name.split("."))
+    is_module = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+    return name if is_module else name.rpartition(".")[0]
 
 
 def _same_backend(module: str, other: str) -> bool:
-    """Backends share the `reference` one, which is how they run what their vendor doesn't take."""
+    """Backends share the contract, and the `reference` one, which runs what their vendor doesn't take."""
     ours, theirs = module.split(".")[2:3], other.split(".")[2:3]
-    return ours == theirs or theirs == ["reference"] or not ours
+    return not ours or not theirs or ours == theirs or theirs[0] in ("protocol", "registry", "reference")
 
 
 def sources(root: Path = ROOT) -> Iterator[Path]:

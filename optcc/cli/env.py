@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -68,14 +66,13 @@ def command(as_json: bool) -> None:
 
 def probe_backends() -> list[BackendRow]:
     """Ask every backend folder whether it can be used here, by name. A probe imports no vendor's library."""
-    package = import_module("optcc.backends")
-    rows = []
-    for entry in pkgutil.iter_modules(package.__path__):
-        if not entry.ispkg or entry.name.startswith("_"):
-            continue
-        found = import_module(f"optcc.backends.{entry.name}").probe()
-        rows.append(BackendRow(entry.name, found.available, found.detail, found.hint))
-    return sorted(rows, key=lambda row: row.name)
+    from optcc.backends.registry import backend_names, load_backend
+
+    found = {name: load_backend(name).probe() for name in backend_names()}
+    return [
+        BackendRow(name, here.ok, here.version if here.ok else here.reason, here.install)
+        for name, here in found.items()
+    ]
 
 
 def _told(row: BackendRow) -> str:

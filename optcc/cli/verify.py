@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from optcc.cli.common import common_options, print_json
+from optcc.cli.common import common_options, human_bytes, print_json, print_pairs
+from optcc.errors import CorruptArtifact
 
 
 @click.command("verify")
@@ -15,12 +16,19 @@ from optcc.cli.common import common_options, print_json
 def command(directory: Path, as_json: bool) -> None:
     """Check every file of the artifact in DIRECTORY against the hashes in its manifest and its report.
 
-    Prints what was checked. Exits 2 with error E602 if one byte differs or a file is missing.
+    Exits 2 if one byte differs, or if a file is missing or doesn't belong.
     """
     from optcc.artifact import verify_artifact
 
-    verify_artifact(directory)
+    report = verify_artifact(directory)
     if as_json:
-        print_json({"artifact": str(directory), "intact": True})
+        print_json(report.to_json())
+    elif report.ok:
+        click.echo(
+            f"{directory}: {report.files} files, {human_bytes(report.bytes)}, every byte as it was written"
+        )
+        click.echo(f"digest {report.digest}")
     else:
-        click.echo(f"{directory}: intact")
+        print_pairs((f"{problem.kind}:", f"{problem.path} ({problem.detail})") for problem in report.problems)
+        report.raise_if_damaged()
+    click.get_current_context().exit(0 if report.ok else CorruptArtifact.exit_code)

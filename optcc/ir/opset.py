@@ -1,6 +1,7 @@
 """Which operators a stage allows.
 
-After `canonicalize` there is one spelling of each thing; fusions and backends rely on it and need not know the others.
+After `canonicalize` there is one spelling of each thing; fusions and backends rely on it and need not know
+the others.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx
+
+from optcc.errors import IRCheckFailed
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class OpSet:
         """Why the node isn't allowed here, or None."""
         why = self.refused.get(str(node.target))
         return f"not allowed after {self.name}: {why}" if why else None
+
+    def require(self, node: fx.Node) -> None:
+        """Raise IRCheckFailed, with the node's source line, unless it is allowed."""
+        if why := self.refuse(node):
+            raise IRCheckFailed(f"%{node.name} = {node.target}: {why}", where=node.meta.get("source"))
 
 
 CANONICAL = OpSet(

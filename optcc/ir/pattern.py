@@ -1,12 +1,13 @@
 """Patterns over graphs: what a rewrite rule looks for.
 
-A pattern is a tree of `Op` over `Var` (anything, bound by name), `Weight` (a weight, bound by name), `Const` (a plain
-value, bound by name), `Either` (alternatives), lists of patterns, and literals. The same name must bind the same thing
-everywhere. Addition and multiplication match in both operand orders.
+A pattern is a tree of `Op` over `Var` (anything, bound by name), `Weight` (a weight, bound by name), `Const`
+(a plain value, bound by name), `Either` (alternatives), lists of patterns, and literals. The same name must
+bind the same thing everywhere. Addition and multiplication match in both operand orders.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,9 +48,9 @@ class Op:
     """A call of one of several operators.
 
     Attributes:
-        targets: operator names, such as `aten.mul.Tensor`; `getitem` picks from a tuple.
-        args: a pattern per operand; operands beyond them must have their default value, unless the last one is `...`.
-        name: binds the node itself.
+        targets: operator names, such as `aten.mul.Tensor`; `getitem` picks from a tuple. args: a pattern per
+        operand; operands beyond them must have their default value, unless the last one is `...`. name: binds
+        the node itself.
     """
 
     targets: tuple[str, ...]
@@ -64,7 +65,8 @@ class Either:
     options: tuple[Pattern, ...]
 
 
-Pattern = Op | Var | Weight | Const | Either | int | float | bool | str | None | list[Any] | EllipsisType
+Plain = int | float | bool | str | torch.dtype | None
+Pattern = Op | Var | Weight | Const | Either | Plain | list[Any] | EllipsisType
 
 
 def either(*options: Pattern) -> Either:
@@ -130,7 +132,8 @@ class _State:
             return self
         if name in self.values:
             known = self.values[name]
-            same = known is value if isinstance(value, fx.Node) or isinstance(known, fx.Node) else known == value
+            nodes = isinstance(value, fx.Node) or isinstance(known, fx.Node)
+            same = known is value if nodes else known == value
             return self if same else None
         return _State({**self.values, name: value}, self.nodes)
 
@@ -220,7 +223,7 @@ def _match_all(patterns: tuple[Any, ...], values: list[Any], state: _State, miss
 
 
 def _operands(node: fx.Node, wanted: int) -> tuple[list[Any], str | None]:
-    """The first `wanted` operands with defaults filled in, and the name of a later one that isn't at its default."""
+    """The first `wanted` operands, and the name of a later one that isn't at its default."""
     full, names, defaults = normalized(node)
     for value, name, default in itertools.islice(zip(full, names, defaults, strict=True), wanted, None):
         if isinstance(value, fx.Node) or _plain(value) != _plain(default):
@@ -233,14 +236,18 @@ def normalized(node: fx.Node) -> tuple[list[Any], list[str], list[Any]]:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return list(node.args), [str(i) for i in range(len(node.args))], [None] * len(node.args)
-    values, names, defaults = [], [], []
-    for i, argument in enumerate(target._schema.arguments):
-        default = argument.default_value if argument.has_default_value() else None
-        given = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name, default)
-        values.append(given)
-        names.append(argument.name)
-        defaults.append(default)
-    return values, names, defaults
+    names, defaults = _parameters(target)
+    rest = zip(names[len(node.args) :], defaults[len(node.args) :], strict=True)
+    values = [*node.args, *(node.kwargs.get(name, default) for name, default in rest)]
+    return values, list(names), list(defaults)
+
+
+@functools.cache
+def _parameters(target: torch._ops.OpOverload) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Names and defaults of an operator's operands."""
+    arguments = target._schema.arguments
+    defaults = (a.default_value if a.has_default_value() else None for a in arguments)
+    return tuple(a.name for a in arguments), tuple(defaults)
 
 
 def _plain(value: object) -> object:

@@ -1,14 +1,14 @@
 """Rewrite rules: pattern, check, replace.
 
-`check` says why a place that fits must be left alone. Places that nearly fit are remembered with the reason, because
-"why didn't it fuse?" is what people ask of fusions.
+`check` says why a place that fits must be left alone. Places that nearly fit are remembered with the reason,
+because "why didn't it fuse?" is what people ask of fusions.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import fx
@@ -31,17 +31,23 @@ class Rule:
     """One rewrite.
 
     Attributes:
-        name: short, for reports.
-        pattern: what to look for.
-        replace: builds the replacement; a node replaces the root, a mapping replaces the nodes bound to its keys
+        name: short, for reports. pattern: what to look for. replace: builds the replacement; a node replaces
+        the root, a mapping replaces the nodes bound to its keys
             (`root` is the root). None leaves the place alone.
         check: returns why a place that fits must be left alone, or None.
+        quiet: a clean-up; nobody asks why it didn't apply, so it has no near misses.
     """
 
     name: str
     pattern: Op
     replace: Callable[[Match, Builder], Replacement]
     check: Callable[[Match], str | None] = always
+    quiet: bool = False
+
+
+def cleanups(*rules: Rule) -> tuple[Rule, ...]:
+    """The same rules without near misses."""
+    return tuple(replace(rule, quiet=True) for rule in rules)
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,10 @@ class RewriteLog:
 
 
 def apply_rules(module: Module, rules: tuple[Rule, ...]) -> RewriteLog:
-    """Apply rules at every node, in graph order, one sweep, first rule that fits; what that leaves dead is erased.
+    """Apply rules at every node, in graph order, one sweep, first rule that fits; dead nodes are erased.
 
-    A rule's near misses count only where no rule applied in the end and at least half of its operators fitted. A sweep
-    in which no rule applied leaves the module as it was, dead nodes included.
+    A rule's near misses count only where no rule applied in the end and at least half of its operators
+    fitted. A sweep in which no rule applied leaves the module as it was, dead nodes included.
     """
     log = RewriteLog({rule.name: 0 for rule in rules})
     missed: dict[tuple[str, str], NearMiss] = {}
@@ -92,7 +98,11 @@ def _erased(node: fx.Node) -> bool:
 
 
 def _apply_at(
-    module: Module, node: fx.Node, rules: tuple[Rule, ...], log: RewriteLog, missed: dict[tuple[str, str], NearMiss]
+    module: Module,
+    node: fx.Node,
+    rules: tuple[Rule, ...],
+    log: RewriteLog,
+    missed: dict[tuple[str, str], NearMiss],
 ) -> None:
     misses: list[tuple[Rule, Miss]] = []
     called = target_name(node)
@@ -111,9 +121,12 @@ def _apply_at(
             log.hits[rule.name] += 1
             return
     for rule, miss in misses:
+        if rule.quiet:
+            continue
         size = operators(rule.pattern)
-        if miss.depth * 2 > size and miss.depth > 1 or miss.depth == size:
-            missed[rule.name, node.name] = NearMiss(rule.name, node.name, miss.reason, source_of(node), miss.depth)
+        if (miss.depth * 2 > size and miss.depth > 1) or miss.depth == size:
+            place = (rule.name, node.name)
+            missed[place] = NearMiss(*place, miss.reason, source_of(node), miss.depth)
 
 
 def _replace(module: Module, rule: Rule, found: Match) -> bool:

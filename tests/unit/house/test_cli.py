@@ -12,11 +12,12 @@ from pathlib import Path
 import click
 import pytest
 
+from optcc.artifact import ArtifactWriter, Manifest, ModelRef
 from optcc.cli import explain
 from optcc.cli import main as frame
 from optcc.cli.common import common_options
-from optcc.host import cgroup_limit, read_cpu
 from optcc.errors import GateFailed, UnknownPass
+from optcc.host import cgroup_limit, read_cpu
 
 HEAVY = {"torch", "numpy", "transformers", "rich", "ruamel", "jinja2", "onnxruntime", "psutil", "asyncio"}
 
@@ -188,6 +189,36 @@ def test_recipes_lists_the_presets(root: Path, capsys: pytest.CaptureFixture[str
 def test_verify_refuses_what_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert frame.main(["verify", str(tmp_path), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "E601"
+
+
+def write_artifact(out: Path) -> None:
+    with ArtifactWriter(out) as writer:
+        writer.write("model.ir", "graph model {}\n")
+        writer.write_report("report.json", {"status": "ok"})
+        model = ModelRef("tiny", "ab" * 32)
+        writer.commit(Manifest("function", "0.1.0", {}, {}, "", {}, model, {}))
+
+
+def test_verify_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "artifact"
+    write_artifact(out)
+    assert frame.main(["verify", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"] is True
+
+    (out / "extra.bin").write_bytes(b"x")
+    assert frame.main(["verify", str(out)]) == 2
+    assert "extra.bin" in capsys.readouterr().out
+    (out / "extra.bin").unlink()
+
+    data = bytearray((out / "model.ir").read_bytes())
+    data[3] ^= 1
+    (out / "model.ir").write_bytes(data)
+    assert frame.main(["verify", str(out)]) == 2
+    captured = capsys.readouterr()
+    assert "changed:  model.ir" in captured.out
+    assert "error [E602]" in captured.err
+    assert frame.main(["verify", str(out), "--json"]) == 2
+    assert [p["path"] for p in json.loads(capsys.readouterr().out)["problems"]] == ["model.ir"]
 
 
 def test_cpu_and_container_limit_are_read(tmp_path: Path) -> None:

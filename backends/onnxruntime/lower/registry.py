@@ -1,0 +1,52 @@
+"""Operator name -> how it is lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from torch import fx
+
+from optcc.backends.onnxruntime.lower.emit import Emitter
+from optcc.ir.pattern import normalized
+
+Lowering = Callable[[Emitter, fx.Node, list[Any]], ir.Value | list[ir.Value]]
+"""Emits a node, given its operands in schema order with defaults filled in."""
+Refusal = Callable[[fx.Node, list[Any]], str | None]
+"""Why a node can't be lowered, from its constants and types alone."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator is lowered, and when it isn't."""
+
+    lower: Lowering
+    refuse: Refusal
+
+
+RULES: dict[str, Rule] = {}
+"""Filled by the modules of this package when they are imported."""
+
+
+def _accept(node: fx.Node, operands: list[Any]) -> str | None:
+    return None
+
+
+def lowers(*names: str, refuse: Refusal = _accept) -> Callable[[Lowering], Lowering]:
+    """Register a lowering for operators, named as IR text names them."""
+
+    def add(function: Lowering) -> Lowering:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"{name} has two lowerings")
+            RULES[name] = Rule(function, refuse)
+        return function
+
+    return add
+
+
+def operands(node: fx.Node) -> list[Any]:
+    """A node's operands in schema order, defaults filled in."""
+    return normalized(node)[0]

@@ -1,0 +1,95 @@
+"""Join explicit dequantization with the operator that reads it, where kernels exist for the pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from optcc.ir.builder import Builder
+from optcc.ir.pattern import Const, Match, Op, Var, Weight, either, op
+from optcc.ir.rewrite import Rule
+from optcc.passes.canonicalize._types import dtype
+from optcc.pm.passes import RewritePass
+
+_OPS = torch.ops.optcc
+
+
+def _weight() -> Op:
+    """`dequantize(packed, scale, zero, bits, group, dtype)` of stored tensors."""
+    zero = either(None, Weight("zero"))
+    fields = (Weight("packed"), Weight("scale"), zero, Const("bits"), Const("group"), Const("dtype"))
+    return op("optcc.dequantize.default", *fields, name="weight")
+
+
+def _activation() -> Op:
+    """`dequantize(quantize_activation(x))`."""
+    pair = op(
+        "optcc.quantize_activation.default", Var("x"), Const("act_bits"), Const("act_group"), name="quantized"
+    )
+    fields = (None, Const("act_bits"), Const("act_group"), Const("act_dtype"))
+    return op("optcc.dequantize.default", op("getitem", pair, 0), op("getitem", pair, 1), *fields)
+
+
+def _check_type(match: Match) -> str | None:
+    if match["dtype"] != dtype(match.root):
+        return f"the weight becomes {match['dtype']}, the result is {dtype(match.root)}"
+    return None
+
+
+def _check_linear(match: Match) -> str | None:
+    if why := _check_type(match):
+        return why
+    if dtype(match.node("x")) != dtype(match.root):
+        return f"x is {dtype(match.node('x'))}, the result is {dtype(match.root)}"
+    bias = match["bias"]
+    return None if bias is None or bias.op == "get_attr" else "the bias is computed"
+
+
+def _linear(match: Match, build: Builder) -> fx.Node:
+    stored = (match["packed"], match["scale"], match.values.get("zero"), match["bias"])
+    formats = (
+        match["bits"],
+        match["group"],
+        match.values.get("act_bits", 0),
+        match.values.get("act_group", 0),
+    )
+    return build.call(_OPS.quantized_linear.default, match.node("x"), *stored, *formats)
+
+
+def _embedding(match: Match, build: Builder) -> fx.Node:
+    stored = (match["packed"], match["scale"], match.values.get("zero"))
+    formats = (match["bits"], match["group"], match["dtype"])
+    return build.call(_OPS.quantized_embedding.default, match.node("ids"), *stored, *formats)
+
+
+@dataclass(frozen=True)
+class DequantLinear(RewritePass):
+    """`linear(x, dequantize(w))` becomes `quantized_linear(x, w)`; likewise for embeddings.
+
+    With `x = dequantize(quantize_activation(x'))` the linear quantizes x' itself (`act_bits`, `act_group`). A
+    tied weight's readers are all converted, so the packed tensor stays stored once and is never expanded.
+
+    Before: canonical, with explicit dequantize. After: no linear or embedding reads a dequantized stored
+    tensor. Values are bit-identical.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "dequant-linear-activation",
+            op("aten.linear.default", _activation(), _weight(), Var("bias")),
+            _linear,
+            _check_linear,
+        ),
+        Rule(
+            "dequant-linear",
+            op("aten.linear.default", Var("x"), _weight(), Var("bias")),
+            _linear,
+            _check_linear,
+        ),
+        Rule(
+            "dequant-embedding", op("aten.embedding.default", _weight(), Var("ids")), _embedding, _check_type
+        ),
+    )
