@@ -115,4 +115,10 @@ def physical_cores() -> int:
 def host_facts() -> dict[str, object]:
     """The facts of this machine that explain a measurement, for reports."""
     host = read_host(Path.cwd())
-    return {"system": host.system, "cpu": host.cpu, "cpu_flags": list(host.cpu_flags), "cores": host.cores, "memory": host.memory}
+    return {
+        "system": host.system,
+        "cpu": host.cpu,
+        "cpu_flags": list(host.cpu_flags),
+        "cores": host.cores,
+        "memory": host.memory,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -42,10 +43,8 @@ class MemoryMeter:
     def restart(self) -> None:
         """Begin a new period."""
         self.highest = max(self.highest, _status("VmHWM"))
-        try:
+        with suppress(OSError):
             _CLEAR.write_text("5")
-        except OSError:
-            pass
 
     def peak(self) -> int:
         """Highest resident bytes of the period."""

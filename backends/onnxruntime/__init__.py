@@ -1,14 +1,16 @@
-"""ONNX Runtime on CPUs: the module as one ONNX graph over the artifact's weight file."""
+"""The ONNX Runtime backend: fx straight to one ONNX graph over the artifact's weight file, run on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optcc.artifact.weights import Span
+from optcc.backends.onnxruntime.session import MODEL, OLDEST, availability, try_open
 from optcc.backends.protocol import Availability, Backend, StoredTensor
+from optcc.errors import BackendCompileFailed
+from optcc.files import writing
 from optcc.runtime.executor import CallExecutor, Executor
 
 if TYPE_CHECKING:
@@ -16,57 +18,58 @@ if TYPE_CHECKING:
 
     from optcc.ir.module import Module
 
-OLDEST = "1.24"
-_INSTALL = "pip install 'optcc-compiler[onnxruntime]'"
-
 
 class OnnxRuntime:
-    """Lowers through onnx-ir, with contrib operators where ONNX Runtime has a kernel for them."""
+    """Lowers through `lower/`, one file per family of operators, and runs what it wrote."""
 
     name = "onnxruntime"
 
     def probe(self) -> Availability:
-        """Needs onnxruntime (any build) to run, and onnx-ir to compile."""
-        found = next((v for name in ("onnxruntime", "onnxruntime-gpu") if (v := _version(name))), "")
-        if not found:
-            return Availability(False, reason="onnxruntime is not installed", install=_INSTALL)
-        if tuple(int(n) for n in found.split(".")[:2]) < tuple(int(n) for n in OLDEST.split(".")):
-            return Availability(False, found, f"onnxruntime {found} is older than {OLDEST}", _INSTALL)
-        if not _version("onnx-ir"):
-            return Availability(False, found, "onnx-ir is not installed", _INSTALL)
-        return Availability(True, found)
+        """Needs onnxruntime to run, onnx and onnx-ir to compile."""
+        return availability()
 
     def supports(self, node: fx.Node, module: Module) -> str | None:
-        """Why ONNX Runtime can't take a node, or None."""
-        from optcc.backends.onnxruntime.lower import refuse
+        """From the operator, its constants and its types; no weight is read."""
+        from optcc.backends.onnxruntime.supports import refusal
 
-        return refuse(node)
+        return refusal(node)
 
     def pipeline(self) -> str:
-        """Nothing more: fusions are the recipe's."""
+        """Nothing beyond the recipe's own passes."""
         return ""
 
     def plan_weights(self, module: Module) -> Sequence[StoredTensor]:
-        """Weights as ONNX Runtime's operators want them."""
-        from optcc.backends.onnxruntime.weights import plan_weights
+        """Every weight once, those of block kernels as these read them."""
+        from optcc.backends.onnxruntime.weights import plan
 
-        return plan_weights(module)
+        return plan(module)
 
     def compile(self, module: Module, root: Path, spans: Mapping[str, Span]) -> Mapping[str, str]:
-        """Write `model.onnx`."""
-        from optcc.backends.onnxruntime.compile import write_model
+        """Write `model.onnx` and see that ONNX Runtime takes it.
 
-        write_model(module, root, spans)
+        Raises:
+            UnsupportedOp: an operator has no lowering.
+            BackendCompileFailed: ONNX Runtime's own message.
+            CannotWrite: the disk is full.
+        """
+        from optcc.backends.onnxruntime.lower.graph import lower
+
+        data = lower(module, spans)
+        with writing(root / MODEL):
+            (root / MODEL).write_bytes(data)
+        reason = try_open(root)
+        if reason:
+            raise BackendCompileFailed(f"ONNX Runtime refuses the graph: {reason}", where=MODEL)
         return {"onnxruntime": OLDEST}
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
-        """A session with the KV pool bound in place."""
+        """The graph over paged pools."""
         from optcc.backends.onnxruntime.executor import OnnxExecutor
 
         return OnnxExecutor(root, spec, threads)
 
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
-        """A session, called."""
+        """The graph, called."""
         from optcc.backends.onnxruntime.executor import OnnxFunction
 
         return OnnxFunction(root, threads)
@@ -75,10 +78,3 @@ class OnnxRuntime:
 def backend() -> Backend:
     """This folder's backend."""
     return OnnxRuntime()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

@@ -1,4 +1,8 @@
-"""ONNX Runtime behind the runtime's contracts. Imports neither torch nor onnx."""
+"""ONNX Runtime behind the runtime's contracts. Imports neither torch nor transformers.
+
+The pools are numpy arrays of ours. Each is bound as input and as result to the same memory, and ONNX Runtime's ScatterND
+then writes in place: a step costs what it attends to, whatever the pool's size.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from optcc.backends.onnxruntime.session import open_session
+from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
 
 _ALIGNMENT = 64
+_SLACK = 32
+"""Padded rows that cost less than another call."""
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The logits of one step."""
-
-    logits: FloatArray
+def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    """A zeroed array that starts at a cache line."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(kind).reshape(shape)
 
 
 class OnnxExecutor:
-    """A decoder. Pools are numpy arrays [N, K, G, C], bound as input and output at once: ScatterND writes in place."""
+    """A decoder with its KV pools.
+
+    Args:
+        root: the artifact.
+        spec: the manifest's `spec`.
+        threads: 0 means one per physical core.
+    """
 
     def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
         self._spec = ModelSpec.from_json(spec)
+        if self._spec.kv_dtype != "float32":
+            raise IncompatibleArtifact(
+                f"the KV pool is of type {self._spec.kv_dtype}, this backend has float32",
+                where="manifest.json: spec",
+            )
         self._session = open_session(root, threads)
-        self._binding: Any = None
-        self._pools: list[Array] = []
-        self._logits = np.empty(0, np.float32)
+        self._binding = self._session.io_binding()
+        self._pools: list[FloatArray] = []
+        self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
 
     @property
     def spec(self) -> ModelSpec:
@@ -41,26 +62,47 @@ class OnnxExecutor:
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values."""
         s = self._spec
-        return s.layers * 2 * s.block_size * s.kv_heads * s.head_dim * np.dtype(s.kv_dtype).itemsize
+        return s.layers * 2 * s.block_size * s.kv_heads * s.head_dim * 4
 
     def bind(self, blocks: int) -> None:
-        """Allocate zeroed pools and bind them."""
+        """Allocate zeroed pools and bind them for good."""
         s = self._spec
         shape = (blocks, s.block_size, s.kv_heads, s.head_dim)
         self._binding = self._session.io_binding()
-        self._pools = []
+        self._pools = []  # freed before new ones are made
         for layer in range(s.layers):
             for kind in "kv":
-                pool = _aligned(shape, np.dtype(s.kv_dtype))
+                pool = aligned(shape, np.float32)
                 self._pools.append(pool)
                 name = f"{kind}_pool_{layer}"
-                arguments = ("cpu", 0, pool.dtype.type, pool.shape, pool.ctypes.data)
-                self._binding.bind_input(name, *arguments)
-                self._binding.bind_output(f"{name}.out", *arguments)
+                self._binding.bind_input(name, "cpu", 0, np.float32, shape, pool.ctypes.data)
+                self._binding.bind_output(f"{name}.out", "cpu", 0, np.float32, shape, pool.ctypes.data)
 
     def step(self, batch: Batch) -> StepHandle:
-        """Run the graph; returns when it is done."""
-        # A step of prompt chunks wants no row; one is computed and thrown away, kernels don't like empty products.
+        """Run the batch, in parts of similar length; the pools are changed in place."""
+        if not self._pools:
+            raise PoolTooSmall("no KV pool is bound")
+        wanted = len(batch.wanted_rows)
+        if len(self._rows) < wanted:
+            self._rows = aligned((wanted, self._spec.vocab), np.float32)
+        logits = self._rows[:wanted]
+        parts = split(batch, self._spec.block_size)
+        if len(parts) == 1 and wanted:
+            self._run(parts[0].batch, logits)
+            return logits
+        for part in parts:
+            self._run_part(part, logits)
+        return logits
+
+    def _run_part(self, part: Part, logits: FloatArray) -> None:
+        count = max(1, len(part.batch.wanted_rows))
+        rows = aligned((count, self._spec.vocab), np.float32)
+        self._run(part.batch, rows)
+        if len(part.wanted):
+            logits[part.wanted] = rows
+
+    def _run(self, batch: Batch, logits: FloatArray) -> None:
+        """One call; `logits` gets a row for each wanted row, or one row that nobody reads when none is wanted."""
         rows = batch.wanted_rows if len(batch.wanted_rows) else np.zeros(1, np.int64)
         inputs = {
             "input_ids": batch.token_ids,
@@ -70,31 +112,18 @@ class OnnxExecutor:
             "block_table": batch.block_table,
             "logit_rows": rows,
         }
-        # The binding keeps pointers, so the arrays must live until the run is over.
+        # The binding holds addresses: the arrays must live until the call is over.
         held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        bind = self._binding
         for name, array in held.items():
-            if name in self._names:
-                self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        logits = self._buffer(len(rows))
-        self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
-        return _Step(logits[: len(batch.wanted_rows)])
-
-    @property
-    def _names(self) -> set[str]:
-        return {i.name for i in self._session.get_inputs()}
-
-    def _buffer(self, rows: int) -> FloatArray:
-        """f32[rows, V], reused from step to step."""
-        wanted = rows * self._spec.vocab
-        if self._logits.size < wanted:
-            self._logits = np.empty(wanted, np.float32)
-        return self._logits[:wanted].reshape(rows, self._spec.vocab)
+            bind.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        bind.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(bind)
 
     def logits(self, handle: StepHandle) -> FloatArray:
-        """f32[W, V]; overwritten by the next step."""
-        assert isinstance(handle, _Step)
-        return handle.logits
+        """f32[W, V], good until the next step."""
+        assert isinstance(handle, np.ndarray)
+        return handle
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, in order."""
@@ -105,38 +134,72 @@ class OnnxExecutor:
     def export_blocks(self, ids: Sequence[int]) -> FloatArray:
         """f32[len(ids), L, 2, K, G, C]."""
         s = self._spec
-        stacked = np.stack([pool[list(ids)] for pool in self._pools], axis=1).astype(np.float32)
-        return stacked.reshape(len(ids), s.layers, 2, s.block_size, s.kv_heads, s.head_dim)
+        blocks: FloatArray = np.stack([pool[list(ids)] for pool in self._pools], axis=1)
+        return blocks.reshape(len(ids), s.layers, 2, s.block_size, s.kv_heads, s.head_dim)
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
         """The inverse of `export_blocks`."""
-        flat = data.reshape(len(ids), len(self._pools), *data.shape[3:])
+        flat = data.reshape(len(ids), len(self._pools), *self._pools[0].shape[1:])
         for index, pool in enumerate(self._pools):
             pool[list(ids)] = flat[:, index]
 
     def close(self) -> None:
         """Drop session and pools."""
-        self._binding = None
-        self._session = None
+        self._binding = self._session = None
         self._pools = []
 
 
 class OnnxFunction:
-    """A plain function."""
+    """A plain function: named arrays in, named arrays out."""
 
     def __init__(self, root: Path, threads: int) -> None:
         self._session = open_session(root, threads)
+        self._names = [value.name for value in self._session.get_outputs()]
+        self._inputs = {value.name for value in self._session.get_inputs()}
 
     def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Named arrays to named arrays."""
-        names = [o.name for o in self._session.get_outputs()]
-        found = self._session.run(names, {name: np.ascontiguousarray(value) for name, value in inputs.items()})
-        return dict(zip(names, found, strict=True))
+        """Run once."""
+        given = {name: np.ascontiguousarray(value) for name, value in inputs.items() if name in self._inputs}
+        return dict(zip(self._names, self._session.run(self._names, given)))
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Zeros whose first byte lies on a cache line."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+@dataclass(frozen=True)
+class Part:
+    """Some requests of a step, and which of the step's wanted rows are theirs."""
+
+    batch: Batch
+    wanted: npt.NDArray[np.int64]
+
+
+def split(batch: Batch, block_size: int) -> list[Part]:
+    """Parts that together are the batch. A batch of similar lengths stays whole.
+
+    Args:
+        batch: the step.
+        block_size: tokens per block, to cut columns of the table that no request of a part uses.
+    """
+    lengths = np.diff(batch.query_starts)
+    if len(lengths) * int(lengths.max()) <= 2 * int(lengths.sum()) + _SLACK:
+        return [Part(_take(batch, np.arange(len(lengths)), block_size), np.arange(len(batch.wanted_rows)))]
+    # Lengths within a factor of two share a part.
+    kinds = np.floor(np.log2(lengths)).astype(np.int64)
+    owner = np.searchsorted(batch.query_starts, batch.wanted_rows, side="right") - 1
+    parts = []
+    for kind in np.unique(kinds):
+        chosen = np.flatnonzero(kinds == kind)
+        parts.append(Part(_take(batch, chosen, block_size), np.flatnonzero(np.isin(owner, chosen))))
+    return parts
+
+
+def _take(batch: Batch, chosen: npt.NDArray[np.int64], block_size: int) -> Batch:
+    """The batch of some of the requests."""
+    starts, kv_lengths = batch.query_starts, batch.kv_lengths[chosen]
+    columns = -(-int(kv_lengths.max()) // block_size)
+    table = np.ascontiguousarray(batch.block_table[chosen, :columns])
+    if len(chosen) == len(starts) - 1:
+        return Batch(batch.token_ids, batch.positions, starts, kv_lengths, table, batch.wanted_rows)
+    tokens = np.concatenate([np.arange(starts[r], starts[r + 1]) for r in chosen])
+    lengths = np.diff(starts)[chosen]
+    new_starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    rows = np.flatnonzero(np.isin(tokens, batch.wanted_rows))
+    return Batch(batch.token_ids[tokens], batch.positions[tokens], new_starts, kv_lengths, table, rows)

@@ -1,37 +1,103 @@
-"""Opening an ONNX Runtime session. Imports neither torch nor onnx."""
+"""Opening a graph in ONNX Runtime: one place for its options, so that they are the same everywhere."""
 
 from __future__ import annotations
 
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from optcc.errors import BackendCompileFailed, BackendUnavailable
+from optcc.backends.protocol import Availability
+from optcc.errors import BackendUnavailable, IncompatibleArtifact
 
-MODEL_FILE = "model.onnx"
+MODEL = "model.onnx"
+OLDEST = "1.24"
+INSTALL = "pip install 'optcc-compiler[onnxruntime]'"
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+
+
+def availability(compiling: bool = True) -> Availability:
+    """Whether ONNX Runtime is here and new enough; imports nothing.
+
+    Args:
+        compiling: also ask for what writes graphs.
+    """
+    if find_spec("onnxruntime") is None:
+        return Availability(False, reason="onnxruntime is not installed", install=INSTALL)
+    version = _version()
+    if _numbers(version) < _numbers(OLDEST):
+        return Availability(
+            False, version, f"onnxruntime {version} is older than {OLDEST}", f"{INSTALL} --upgrade"
+        )
+    missing = [name for name in ("onnx", "onnx_ir") if compiling and find_spec(name) is None]
+    if missing:
+        return Availability(False, version, f"{' and '.join(missing)} not installed", INSTALL)
+    return Availability(True, version)
+
+
+def _version() -> str:
+    for package in _PACKAGES:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return "0"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def options(threads: int) -> Any:
+    """Session options.
+
+    Args:
+        threads: 0 means one per physical core.
+    """
+    import onnxruntime as ort
+
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.inter_op_num_threads = 1
+    made.log_severity_level = 3
+    # Every step has other sizes: memory patterns would be planned and kept for each of them.
+    made.enable_mem_pattern = False
+    # Weights that are only dequantized are dequantized once, here, and not at every step.
+    made.add_session_config_entry("session.disable_quant_qdq", "1")
+    return made
 
 
 def open_session(root: Path, threads: int) -> Any:
-    """A CPU session over `model.onnx`, its weights mapped from the file beside it.
-
-    Args:
-        root: the artifact's directory.
-        threads: 0 means one per physical core.
+    """An InferenceSession over `root`; weights are mapped from the file.
 
     Raises:
-        BackendUnavailable: onnxruntime isn't installed.
-        BackendCompileFailed: ONNX Runtime refuses the graph; its message is quoted.
+        BackendUnavailable: no ONNX Runtime, or one that is too old.
+        IncompatibleArtifact: ONNX Runtime refuses the graph; its message is quoted.
     """
+    found = availability(compiling=False)
+    if not found.ok:
+        raise BackendUnavailable(f"the backend onnxruntime can't be used: {found.reason}", hint=found.install)
+    import onnxruntime as ort
+
     try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendUnavailable(
-            "onnxruntime is not installed", hint="pip install 'optcc-compiler[onnxruntime]'"
+        return ort.InferenceSession(str(root / MODEL), options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the classes ONNX Runtime raises have no common base
+        raise IncompatibleArtifact(
+            f"onnxruntime {found.version} refuses the graph: {error}",
+            where=str(root / MODEL),
+            hint="rebuild the artifact here, or install the version of onnxruntime it was built with",
         ) from error
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+
+
+def try_open(root: Path) -> str | None:
+    """ONNX Runtime's reason to refuse a graph just written, or None. Nothing is optimized, so it takes no time."""
+    import onnxruntime as ort
+
+    made = options(1)
+    made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    made.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        return ort.InferenceSession(str(root / MODEL_FILE), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BackendCompileFailed(f"ONNX Runtime refuses the graph: {error}", where=str(root / MODEL_FILE)) from error
+        ort.InferenceSession(str(root / MODEL), made, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        return str(error)
+    return None

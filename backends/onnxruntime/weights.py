@@ -1,12 +1,10 @@
-"""The tensors of the weight file in ONNX Runtime's form.
+"""What is stored: every weight under its own name, in the form a kernel reads it. Sizes never change.
 
-Weights stay as the module has them, with one exception: 8-bit packed weights become unsigned (128 added), which is what
-MatMulNBits and GatherBlockQuantized read. Both read the same bytes, so a tied embedding and head is stored once.
+8-bit weights of block kernels are stored as uint8 with 128 added; everything else as the module has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,42 +12,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from optcc.backends.onnxruntime.lower.quantized import stored_offset
 from optcc.backends.protocol import StoredTensor
 from optcc.backends.reference.weights import DTYPES
 from optcc.ir.module import Module
 
-BIASED_BY = 128
+
+def plan(module: Module) -> list[StoredTensor]:
+    """The tensors to store; reads none."""
+    shifted = stored_offset(list(module.graphs.values()))
+    return [_stored(module, name, name in shifted) for name in sorted(module.weights)]
 
 
-def is_biased(module: Module, name: str) -> bool:
-    """Whether a weight is stored unsigned: int8 values that a quantized linear or embedding reads."""
-    if module.weights.spec(name)[0] != torch.int8:
-        return False
-    packed = {"optcc.quantized_linear.default": 1, "optcc.quantized_embedding.default": 1}
-    users = [u for n in module.nodes() if n.op == "get_attr" and n.target == name for u in n.users]
-    return any(str(u.target) in packed for u in users)
+def _stored(module: Module, name: str, shifted: bool) -> StoredTensor:
+    dtype, shape = module.weights.spec(name)
+    kind = "U8" if shifted else DTYPES[dtype]
+    return StoredTensor(name, kind, shape, (name,), partial(_read, module, name, shifted))
 
 
-def plan_weights(module: Module) -> list[StoredTensor]:
-    """What the weight file holds, by the module's names."""
-    planned = []
-    for name in sorted(module.weights):
-        dtype, shape = module.weights.spec(name)
-        biased = is_biased(module, name)
-        stored = "U8" if biased else DTYPES[dtype]
-        planned.append(StoredTensor(name, stored, shape, (name,), partial(_read, module, name, biased)))
-    return planned
-
-
-def _read(module: Module, name: str, biased: bool) -> npt.NDArray[Any]:
-    tensor = module.weights[name].contiguous()
-    if biased:
-        return (tensor.view(torch.uint8) ^ BIASED_BY).numpy()  # two's complement plus 128 flips the top bit
-    return tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else tensor.numpy()
-
-
-def unpack(stored: Mapping[str, npt.NDArray[Any]], biased: set[str]) -> dict[str, npt.NDArray[Any]]:
-    """The module's own tensors from the stored ones: what the ledger and diffs read."""
-    return {
-        name: (array ^ np.uint8(BIASED_BY)).view(np.int8) if name in biased else array for name, array in stored.items()
-    }
+def _read(module: Module, name: str, shifted: bool) -> npt.NDArray[Any]:
+    data = module.weights[name].contiguous()
+    if not data.numel():
+        return np.zeros(0, np.uint8)
+    raw: npt.NDArray[Any] = data.reshape(-1).view(torch.uint8).numpy()
+    # The bytes of int8 plus 128 as uint8: the sign bit turned over.
+    return raw ^ np.uint8(0x80) if shifted else raw

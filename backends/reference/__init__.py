@@ -25,7 +25,9 @@ class Reference:
     def probe(self) -> Availability:
         """Needs torch alone."""
         if find_spec("torch") is None:
-            return Availability(False, reason="torch is not installed", install="pip install 'optcc-compiler[compile]'")
+            return Availability(
+                False, reason="torch is not installed", install="pip install 'optcc-compiler[compile]'"
+            )
         from importlib.metadata import version
 
         return Availability(True, version("torch"))

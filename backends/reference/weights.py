@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,5 +54,3 @@ def open_weights(path: Path) -> WeightStore:
     for name, info in index.tensors.items():
         store.refs[name] = TensorRef(path, info.offset, info.nbytes, _TORCH[info.dtype], tuple(info.shape))
     return store
-
-

@@ -15,7 +15,7 @@ from pathlib import Path
 Message = dict[str, str]
 
 # An answer is cut here: enough for the built-in windows, cheap to generate.
-ANSWER_TOKENS = 128
+ANSWER_TOKENS = 64
 
 
 @dataclass(frozen=True)

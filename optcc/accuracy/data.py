@@ -125,7 +125,8 @@ def load_text_set(
     passages = _passages(_documents(name, split, chat, base), characters)
     windows = _fill(passages, encode, _sizes(tokens, window), bos)
     have, want = sum(map(len, windows)), sum(_sizes(tokens, window))
-    if have < want:
+    # Of our own conversations there are as many as there are: a terse model leaves fewer tokens, which is no fault.
+    if have < want and not (name == "chat" and have >= 2):
         raise BadCheckData(
             f"the {split} half of {name!r} has {have} tokens, {want} are needed",
             hint="lower check.tokens, or give more text in separate documents",

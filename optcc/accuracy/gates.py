@@ -119,7 +119,7 @@ class GateReport:
 
     @property
     def status(self) -> Status:
-        """failed if any limit failed, else undecided if any is undecided, else ok."""
+        """Failed if any limit failed, else undecided if any is undecided, else ok."""
         outcomes = {v.outcome for v in self.verdicts}
         if "fail" in outcomes:
             return "failed"

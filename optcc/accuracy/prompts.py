@@ -18,8 +18,10 @@ PROMPTS: tuple[str, ...] = (
     "Write a poem of eight lines about rain falling on a quiet city.",
     "What happened in the year 1969 that many people remember? Mention two events.",
     "Write a Python function that returns the n-th Fibonacci number, and explain how it works.",
-    "Summarize in one sentence: The committee met three times in March. It first rejected the budget, then "
-    "asked for a smaller one, and finally agreed to a plan that keeps the library open but closes the pool.",
+    (
+        "Summarize in one sentence: The committee met three times in March. It first rejected the budget, then "
+        "asked for a smaller one, and finally agreed to a plan that keeps the library open but closes the pool."
+    ),
     "Compare living in a big city with living in a small village. Give two advantages of each.",
     "What should I check before I buy a used bicycle?",
     "Explain what inflation is to a twelve-year-old.",
@@ -28,8 +30,10 @@ PROMPTS: tuple[str, ...] = (
     "Correct the mistakes in this sentence and explain them: 'She don't has no time for goes to the market.'",
     "Plan a weekend in the mountains for a family with two small children.",
     "What is a prime number? List all prime numbers below fifty.",
-    "Write an SQL query that finds the ten customers who spent the most money last year. The tables are "
-    "customers(id, name) and orders(id, customer_id, amount, day).",
+    (
+        "Write an SQL query that finds the ten customers who spent the most money last year. The tables are "
+        "customers(id, name) and orders(id, customer_id, amount, day)."
+    ),
     "Why do ships made of steel float, although steel is heavier than water?",
     "Write a product description for a wooden desk lamp, in a friendly tone.",
     "Who was Marie Curie, and why is her work still important?",
@@ -41,8 +45,10 @@ PROMPTS: tuple[str, ...] = (
     "Explain the difference between weather and climate.",
     "Write a short review of an imaginary film about explorers at the South Pole.",
     "What does the command 'git rebase' do, and when would you rather use 'git merge'?",
-    "Turn these notes into a paragraph: meeting Tuesday, new logo chosen, blue not green, website in June, "
-    "Anna writes the texts, budget still open.",
+    (
+        "Turn these notes into a paragraph: meeting Tuesday, new logo chosen, blue not green, website in June, "
+        "Anna writes the texts, budget still open."
+    ),
     "Is it better to exercise in the morning or in the evening? Give reasons for both.",
     "Tell me how bread is made, from the grain in the field to the loaf on the table.",
     "Suggest three names for a small bookshop by the sea and say why each of them fits.",

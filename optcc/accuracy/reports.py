@@ -51,12 +51,12 @@ class TextComparison:
 
     @property
     def perplexity_original(self) -> float:
-        """exp of the original's mean NLL."""
+        """Exp of the original's mean NLL."""
         return _perplexity(self.sums.nll_original, self.sums.rows)
 
     @property
     def perplexity_artifact(self) -> float:
-        """exp of the artifact's mean NLL."""
+        """Exp of the artifact's mean NLL."""
         return _perplexity(self.sums.nll_artifact, self.sums.rows)
 
     def to_json(self) -> dict[str, object]:

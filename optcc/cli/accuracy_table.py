@@ -116,8 +116,12 @@ def mending(check: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     """
     verdicts = [v for v in check["gate"]["verdicts"] if v["outcome"] != "pass"]
     failed = [v for v in verdicts if v["outcome"] == "fail"]
-    found = []
-    undecided = [v for v in verdicts if v["outcome"] == "undecided"]
+    found = [
+        f"nothing measures {v['metric']} of this model: take its limit out of the recipe"
+        for v in verdicts
+        if v["measured"] is None
+    ]
+    undecided = [v for v in verdicts if v["outcome"] == "undecided" and v["measured"] is not None]
     if undecided:
         found.append(f"to decide what is undecided: --set check.tokens={_tokens(check, undecided, recipe)}")
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,8 +71,16 @@ def command(
 
 
 def _whole(name: str) -> str:
-    """A file's absolute path; names of built-in texts as they are."""
-    return str(Path(name).absolute()) if "." in name or "/" in name else name
+    """A file's absolute path; built-in texts as they are. Raises BadCheckData without such a file."""
+    from optcc.errors import BadCheckData
+
+    if "." not in name and "/" not in name:
+        return name
+    if not Path(name).is_file():
+        raise BadCheckData(
+            f"there is no file {name}", where=f"--data {name}", hint="or give prose, code or chat"
+        )
+    return str(Path(name).absolute())
 
 
 def check_recipe(artifact: Artifact, overrides: Sequence[str]) -> Recipe:
@@ -139,7 +148,7 @@ def _measure(
     from optcc.cli.opening import thread_count
     from optcc.cli.predict import load_options
     from optcc.compile.check import check_artifact
-    from optcc.compile.gate import Subject
+    from optcc.compile.pair import Subject
 
     count = thread_count(artifact, threads)
     torch.set_num_threads(count)
@@ -151,8 +160,8 @@ def _measure(
 
 def _located(name: str, base: Path) -> str:
     """A file that the command line named is relative to `base` by now; others to where we are."""
-    found = base / name
-    return str(found.resolve()) if ("." in name or "/" in name) and found.is_file() else name
+    found = Path(os.path.normpath(base / name))  # `base` itself is gone by now
+    return str(found) if ("." in name or "/" in name) and found.is_file() else name
 
 
 def _tell(artifact: Artifact, checked: Checked, recipe: Recipe) -> None:

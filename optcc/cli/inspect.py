@@ -89,15 +89,13 @@ def _tell(artifact: Artifact) -> None:
     manifest, report, screen = artifact.manifest, artifact.report(), console()
     print_header(screen, report)
     target = manifest.target
+    threads = f"{target['threads']} threads" if target["threads"] else "one thread per physical core"
     print_pairs(
         [
             ("digest", manifest.digest),
             ("model", f"{manifest.model.name}, digest {manifest.model.digest[:16]}…"),
             ("kind", manifest.kind),
-            (
-                "target",
-                f"{target['backend']} on {target['device']}, threads: {target['threads'] or 'physical cores'}",
-            ),
+            ("target", f"{target['backend']} on {target['device']}, {threads}"),
             ("needs", ", ".join(f"{name} >= {v}" for name, v in manifest.min_versions.items()) or "nothing"),
             ("written by", f"optcc {manifest.optcc_version}"),
         ]

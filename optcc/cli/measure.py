@@ -43,7 +43,7 @@ def measure(executor: Executor, load: Load, watch: Callable[[str, int, int], Non
     length = load.prompt_tokens + load.new_tokens
     if length > spec.max_context:
         raise PromptTooLong(
-            f"{load.prompt_tokens} prompt and {load.new_tokens} new tokens exceed the context of {spec.max_context}",
+            f"{load.prompt_tokens} + {load.new_tokens} tokens exceed the context of {spec.max_context}",
             hint="lower --prompt-tokens or --new-tokens",
         )
     engine = Engine(executor, blocks=spec.blocks_for(length) * load.requests)

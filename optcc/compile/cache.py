@@ -1,8 +1,8 @@
 """The pass cache: what each pass left, so that a second compile redoes only what changed and a killed one goes on.
 
-An entry's key is the hash of everything its content depends on: all sources of optcc and of plugins, the model's digest,
-loading options, versions of the libraries that compute, the thread count, and the passes so far with the content of the
-files they name. An entry holds the module's text, references to its tensors (which lie beside, named by content), and
+An entry's key is the hash of everything its content depends on: all sources of optcc and of plugins, the model's
+digest, loading options, versions of the libraries that compute, the thread count, and the passes so far with the
+content of the files they name. An entry holds the module's text, references to its tensors (which lie beside, named by content), and
 the passes' records.
 """
 
@@ -40,7 +40,12 @@ def source_digest() -> str:
     """Hash of every source and data file of optcc, so that an edited optcc never meets its old results."""
     root = Path(__file__).resolve().parent.parent
     folders = [root, *(root / name for name in ("passes", "backends", "recipes"))]
-    files = {p.resolve() for f in folders for p in f.resolve().rglob("*") if p.suffix in (".py", ".yaml") and p.is_file()}
+    files = {
+        p.resolve()
+        for f in folders
+        for p in f.resolve().rglob("*")
+        if p.suffix in (".py", ".yaml") and p.is_file()
+    }
     return sha256_bytes("\n".join(f"{p.name} {sha256_file(p)}" for p in sorted(files)).encode())
 
 
@@ -63,7 +68,9 @@ def start_key(facts: Mapping[str, object]) -> str:
 def next_key(key: str, step: Pass, base: Path) -> str:
     """Key of what `step` leaves, given the key of what it gets."""
     files = [*step.reads(base), *([step.file] if step.file else [])]
-    return sha256_bytes(canonical_json({"after": key, "pass": str(step), "files": [sha256_file(p) for p in files]}))
+    return sha256_bytes(
+        canonical_json({"after": key, "pass": str(step), "files": [sha256_file(p) for p in files]})
+    )
 
 
 @dataclass(frozen=True)
@@ -111,9 +118,7 @@ class PassCache:
         """Whether there seems to be an entry; `load` finds out."""
         return self.root is not None and (self.root / "passes" / key / "entry.json").is_file()
 
-    def save(
-        self, key: str, module: Module, records: Sequence[PassRecord], facts: Mapping[str, Any]
-    ) -> None:
+    def save(self, key: str, module: Module, records: Sequence[PassRecord], facts: Mapping[str, Any]) -> None:
         """Store the module under a key; whole or not at all.
 
         Raises:
@@ -129,7 +134,9 @@ class PassCache:
                 weights = {name: ref.to_json() for name, ref in module.weights.refs.items()}
                 rows = [row.to_json() for row in records]
                 (partial / "module.ir").write_text(module_text(module))
-                (partial / "entry.json").write_text(json.dumps({"weights": weights, "records": rows, "facts": dict(facts)}))
+                (partial / "entry.json").write_text(
+                    json.dumps({"weights": weights, "records": rows, "facts": dict(facts)})
+                )
                 if entry.exists():
                     shutil.rmtree(entry)
                 partial.rename(entry)

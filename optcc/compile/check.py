@@ -1,17 +1,31 @@
-"""Open an artifact and hold it against its original: the last stage of a compile, and `optcc check`."""
+"""Hold an artifact against its original: the last stage of a compile, and `optcc check`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from optcc.artifact import Manifest
-from optcc.backends.registry import load_backend
-from optcc.compile.gate import Checked, Subject, Watch, check_decoder, check_function
+from optcc.compile.gate import Checked, Watch, check_decoder, check_function
+from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.recipe import CheckOptions
-from optcc.runtime.chat import ChatTemplate
-from optcc.runtime.tokenizer import Tokenizer
+
+
+def check_pair(
+    pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
+) -> Checked:
+    """Compare both sides of an open pair.
+
+    Args:
+        pair: original and artifact.
+        options: texts and sizes.
+        limits: metric to limit.
+        watch: told about progress.
+        base: directory that data files are relative to.
+    """
+    if pair.manifest.kind == "decoder":
+        return check_decoder(pair, options, limits, watch, base)
+    return check_function(pair, options, limits, watch, base)
 
 
 def check_artifact(
@@ -23,43 +37,6 @@ def check_artifact(
     watch: Watch,
     threads: int,
 ) -> Checked:
-    """Compare an artifact with the model it was made from.
-
-    Args:
-        root: the artifact's directory; its hashes are not looked at.
-        manifest: of the artifact.
-        subject: the original.
-        options: texts and sizes.
-        limits: metric to limit.
-        watch: told about progress.
-        threads: 0 means one per physical core.
-    """
-    backend = load_backend(str(manifest.target["backend"]))
-    tokenizer, render = text_tools(root)
-    if manifest.kind == "decoder":
-        executor = backend.open_decoder(root, manifest.spec, threads)
-        try:
-            return check_decoder(subject, executor, tokenizer, render, options, limits, watch)
-        finally:
-            executor.close()
-    function = backend.open_function(root, manifest.spec, threads)
-    return check_function(subject, function, tokenizer, manifest.spec, options, limits, watch)
-
-
-def text_tools(
-    root: Path,
-) -> tuple[Tokenizer | None, Callable[[Sequence[Mapping[str, str]]], str] | None]:
-    """An artifact's tokenizer and chat template, where it has them."""
-    folder = root / "tokenizer"
-    if not (folder / "tokenizer.json").is_file():
-        return None, None
-    tokenizer = Tokenizer.load(folder)
-    if not (folder / "chat_template.jinja").is_file():
-        return tokenizer, None
-    special = tokenizer.special
-    template = ChatTemplate.load(folder, bos_token=special.bos_token or "", eos_token=special.eos_token or "")
-
-    def render(messages: Sequence[Mapping[str, Any]]) -> str:
-        return template.render([dict(m) for m in messages])
-
-    return tokenizer, render
+    """Open an artifact and its original, and compare them. Arguments as of `Pair` and `check_pair`."""
+    with open_pair(root, manifest, subject, threads) as pair:
+        return check_pair(pair, options, limits, watch)

@@ -54,8 +54,9 @@ def compile_model(
         module = job.passes(source, plan, backend)
         with ArtifactWriter(out, predicted_bytes=module.weight_bytes()) as writer:
             manifest, ledger = job.lower(backend, plan, module, source, writer)
-            checked = job.check(writer.root, manifest, source, plan)
-            speed = job.speed(writer.root, manifest, source)
+            with job.open(writer.root, manifest, source) as pair:
+                checked = job.check(pair, plan)
+                speed = job.speed(pair)
             report = job.report(module, backend, ledger, checked, speed, source, manifest)
             writer.write_report("report.json", report.to_json())
             writer.commit(manifest)

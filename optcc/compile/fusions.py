@@ -9,7 +9,11 @@ from optcc.ir.module import Module
 from optcc.pm.instruments import PassRecord
 
 _FOUND = {
-    "attentions": ("optcc.attention.default", "optcc.paged_attention.default", "optcc.masked_attention.default"),
+    "attentions": (
+        "optcc.attention.default",
+        "optcc.paged_attention.default",
+        "optcc.masked_attention.default",
+    ),
     "rms_norms": ("optcc.rms_norm.default", "optcc.add_rms_norm.default"),
     "layer_norms": ("aten.layer_norm.default",),
     "ropes": ("optcc.rope.default",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from optcc.accuracy.gates import GateReport, judge, parse_limits
 from optcc.accuracy.intervals import Estimate
 from optcc.accuracy.reports import ComparisonReport, FunctionReport
 from optcc.compile.original import Original
+from optcc.compile.pair import Pair
 from optcc.compile.samples import function_inputs, random_windows
-from optcc.frontend import LoadOptions, ModelSource
 from optcc.recipe import CheckOptions
 from optcc.runtime.engine import Engine
-from optcc.runtime.executor import CallExecutor, Executor
+from optcc.runtime.executor import Executor
 from optcc.runtime.request import StopConditions
 from optcc.runtime.score import score_windows
 from optcc.runtime.tokenizer import Tokenizer
@@ -62,42 +63,27 @@ class Checked:
         return {"measurements": self.report.to_json(), "gate": self.gate.to_json(), "notes": list(self.notes)}
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model to check against: where it came from and how it was loaded."""
-
-    source: ModelSource
-    options: LoadOptions
-
-
 def check_decoder(
-    subject: Subject,
-    executor: Executor,
-    tokenizer: Tokenizer | None,
-    render: Callable[[Sequence[Mapping[str, str]]], str] | None,
-    options: CheckOptions,
-    limits: Mapping[str, float],
-    watch: Watch,
-    where: str | None = None,
+    pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
 ) -> Checked:
     """Compare logits on every text, and greedy answers.
 
+    A model without a tokenizer is compared on windows of random tokens; one without a chat template reads
+    conversations as plain text.
+
     Args:
-        subject: the original.
-        executor: the artifact's.
-        tokenizer: None for a model without one; then windows of random tokens are compared.
-        render: the chat template; None writes conversations as plain text.
+        pair: original and artifact.
         options: texts, sizes.
         limits: metric to limit, the scheme's defaults already merged in.
         watch: called with (text, windows done, windows in all).
-        where: place in the recipe, for errors about limits.
+        base: directory that data files are relative to.
 
     Raises:
         RecipeField: an unknown metric.
         BadCheckData: a text is missing or too short.
     """
-    parsed = parse_limits(limits, where=where)
-    original = Original(subject.source, subject.options)
+    parsed = parse_limits(limits)
+    original, executor, tokenizer = pair.original, pair.decoder, pair.tokenizer
     eos = executor.spec.eos_token_ids
     window = min(options.window, executor.spec.max_context)
     notes: tuple[str, ...] = ()
@@ -110,7 +96,8 @@ def check_decoder(
             lambda text: tokenizer.encode(text, add_special=False),
             tokens=options.tokens,
             window=window,
-            chat=_chat_source(subject, original, tokenizer, render, eos),
+            chat=_chat_source(pair, tokenizer, eos),
+            base=base,
             bos=tokenizer.special.bos_token_id if tokenizer.special.add_bos else None,
         )
 
@@ -129,7 +116,9 @@ def _greedy(
     windows = [w for group in zip(*(s.windows for s in sets), strict=False) for w in group]
     start = max(1, min(_GREEDY_START, window // 2))
     tokens = max(1, min(_GREEDY_TOKENS, window - start))
-    prompts: list[list[int]] = [[int(t) for t in w[:start]] for w in windows[:_GREEDY_PROMPTS] if len(w) >= start]
+    prompts: list[list[int]] = [
+        [int(t) for t in w[:start]] for w in windows[:_GREEDY_PROMPTS] if len(w) >= start
+    ]
     blocks = executor.spec.blocks_for(start + tokens) * len(prompts) + 1
     engine = Engine(executor, blocks=blocks)
     stop = StopConditions(max_tokens=tokens)
@@ -137,47 +126,34 @@ def _greedy(
     return original.answer(prompts, tokens, executor.spec.eos_token_ids), answers
 
 
-def _chat_source(
-    subject: Subject,
-    original: Original,
-    tokenizer: Tokenizer,
-    render: Callable[[Sequence[Mapping[str, str]]], str] | None,
-    eos: Sequence[int],
-) -> ChatSource:
-    template = render or plain_render
+def _chat_source(pair: Pair, tokenizer: Tokenizer, eos: Sequence[int]) -> ChatSource:
+    template = pair.render or plain_render
 
     def answer(prompts: Sequence[str]) -> list[str]:
         encoded = []
         for prompt in prompts:
             text = template([{"role": "user", "content": prompt}])
             encoded.append(tokenizer.encode(text, add_special=False))
-        found = original.answer(encoded, ANSWER_TOKENS, eos)
+        found = pair.original.answer(encoded, ANSWER_TOKENS, eos)
         return [tokenizer.decode([t for t in ids if t not in eos]).strip() for ids in found]
 
-    return ChatSource(subject.source.digest, answer, template)
+    return ChatSource(pair.subject.source.digest, answer, template)
 
 
 def check_function(
-    subject: Subject,
-    executor: CallExecutor,
-    tokenizer: Tokenizer | None,
-    io: Mapping[str, Any],
-    options: CheckOptions,
-    limits: Mapping[str, float],
-    watch: Watch,
-    where: str | None = None,
+    pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
 ) -> Checked:
     """Compare named outputs on sentences (models that read token ids) or on variations of the example inputs."""
-    parsed = parse_limits(limits, where=where)
-    original = Original(subject.source, subject.options)
+    parsed = parse_limits(limits)
+    io = pair.manifest.spec
     outputs = list(io["outputs"])
-    batches = function_inputs(subject.source, io, tokenizer, options)
+    batches = function_inputs(pair.subject.source, io, pair.tokenizer, options, base)
 
     def counted() -> Iterator[Mapping[str, Array]]:
         for index, batch in enumerate(batches):
             yield batch
             watch("examples", index + 1, len(batches))
 
-    report = compare_function(lambda x: original.call(x, outputs), executor.call, counted())
+    report = compare_function(lambda x: pair.original.call(x, outputs), pair.function.call, counted())
     measured: dict[str, Mapping[str, Estimate]] = dict(report.measurements())
     return Checked(report, judge(parsed, measured))

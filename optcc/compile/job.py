@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.compile.cache import PassCache, default_cache, next_key, source_digest, start_key, versions
-from optcc.compile.check import check_artifact
+from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
-from optcc.compile.gate import Checked, Subject
+from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intent
+from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
 from optcc.compile.progress import Progress
@@ -106,7 +107,9 @@ class Job:
         backend = load_backend(self.recipe.target.backend)
         found = backend.probe()
         if not found.ok:
-            raise BackendUnavailable(f"the backend {backend.name} can't be used: {found.reason}", hint=found.install)
+            raise BackendUnavailable(
+                f"the backend {backend.name} can't be used: {found.reason}", hint=found.install
+            )
         plan = make_plan(self.recipe, backend)
         self._schemes(plan)
         return backend, plan
@@ -161,14 +164,12 @@ class Job:
         )
         return writer.seal(manifest), ledger
 
-    def check(self, root: Path, manifest: Manifest, source: ModelSource, plan: Plan) -> Checked | None:
+    def check(self, pair: Pair, plan: Plan) -> Checked | None:
         """Hold the artifact against the original; None when the recipe turns checking off."""
         if not self.recipe.check.enabled:
             return None
         self.stage("check")
-        return check_artifact(
-            root, manifest, self._subject(source), self.recipe.check, self.limits(plan), self.progress.step, self.thread_count
-        )
+        return check_pair(pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base)
 
     def limits(self, plan: Plan) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults; where several schemes limit one metric, the last one's."""
@@ -178,12 +179,12 @@ class Job:
             merged |= limits
         return merged
 
-    def speed(self, root: Path, manifest: Manifest, source: ModelSource) -> dict[str, Any] | None:
+    def speed(self, pair: Pair) -> dict[str, Any] | None:
         """Tokens per second of the original and of the artifact, in turn."""
-        if not self.options.speed or manifest.kind != "decoder":
+        if not self.options.speed or pair.manifest.kind != "decoder":
             return None
         self.stage("speed")
-        return measure_speed(root, manifest, self._subject(source), self.thread_count)
+        return measure_speed(pair)
 
     def report(
         self,
@@ -222,8 +223,9 @@ class Job:
         named = [(p, getattr(p, "scheme", None)) for p in plan.stages["quantize"]]
         return [(p, load_scheme(name, self.recipe.base)) for p, name in named if isinstance(name, str)]
 
-    def _subject(self, source: ModelSource) -> Subject:
-        return Subject(source, self.load)
+    def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
+        """Original and artifact, to be compared."""
+        return open_pair(root, manifest, Subject(source, self.load), self.thread_count)
 
     def _instruments(self) -> list[Instrument]:
         instruments: list[Instrument] = [self.record, Check()]
@@ -235,7 +237,12 @@ class Job:
 
     def _keys(self, source: ModelSource, steps: tuple[Pass, ...]) -> list[str]:
         """Cache keys of the captured module and of what every pass leaves."""
-        facts = {"model": source.digest, "name": source.name, "load": asdict(self.load), "threads": self.thread_count}
+        facts = {
+            "model": source.digest,
+            "name": source.name,
+            "load": asdict(self.load),
+            "threads": self.thread_count,
+        }
         keys = [start_key({**facts, "backend": self.recipe.target.backend})]
         for step in steps:
             keys.append(next_key(keys[-1], step, self.recipe.base))
@@ -269,4 +276,7 @@ class Job:
         self.intents = list({i.name: i for i in chosen}.values())
 
     def _facts(self) -> dict[str, Any]:
-        return {"original_bytes": self.original_bytes, "intents": [dataclasses.asdict(i) for i in self.intents]}
+        return {
+            "original_bytes": self.original_bytes,
+            "intents": [dataclasses.asdict(i) for i in self.intents],
+        }

@@ -49,7 +49,8 @@ def make_plan(recipe: Recipe, backend: Backend) -> Plan:
     """
     stages = {
         stage: tuple(
-            build_pass(e.ref, e.options, base=e.where.base, where=str(e.where) if e.where.file else None) for e in entries
+            build_pass(e.ref, e.options, base=e.where.base, where=str(e.where) if e.where.file else None)
+            for e in entries
         )
         for stage, entries in recipe.passes.items()
     }

@@ -61,12 +61,15 @@ def unsupported(module: Module, backend: Backend) -> dict[tuple[str, str], list[
 
 def _unsupported_error(refused: dict[tuple[str, str], list[str]], backend: Backend) -> UnsupportedOp:
     lines = [
-        f"{target} ({reason}) at {', '.join(dict.fromkeys(places))}" for (target, reason), places in refused.items()
+        f"{target} ({reason}) at {', '.join(dict.fromkeys(places))}"
+        for (target, reason), places in refused.items()
     ]
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     first = next(iter(refused.values()))[0]
     return UnsupportedOp(
-        f"the backend {backend.name} can't run {len(refused)} kinds of operator: " + "; ".join(lines[:_SHOWN]) + more,
+        f"the backend {backend.name} can't run {len(refused)} kinds of operator: "
+        + "; ".join(lines[:_SHOWN])
+        + more,
         where=first,
         hint="write these lines with other operators, or compile for the backend `reference`, which runs everything",
     )

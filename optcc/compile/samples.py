@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,11 @@ def random_windows(vocab: int, tokens: int, window: int) -> TextSet:
 
 
 def function_inputs(
-    source: ModelSource, io: Mapping[str, Any], tokenizer: Tokenizer | None, options: CheckOptions
+    source: ModelSource,
+    io: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+    options: CheckOptions,
+    base: Path | None,
 ) -> list[dict[str, Array]]:
     """Batches of arguments for a function.
 
@@ -40,13 +45,15 @@ def function_inputs(
     inputs = io["inputs"]
     if set(inputs) == {"input_ids", "attention_mask"} and tokenizer is not None:
         limit = int(io.get("limits", {}).get("S", 128))
-        return _sentences(tokenizer, options, min(limit, 128))
+        return _sentences(tokenizer, options, min(limit, 128), base)
     if source.factory is None:
         return _random_ids(io)
     return _variations(source.factory)
 
 
-def _sentences(tokenizer: Tokenizer, options: CheckOptions, longest: int) -> list[dict[str, Array]]:
+def _sentences(
+    tokenizer: Tokenizer, options: CheckOptions, longest: int, base: Path | None
+) -> list[dict[str, Array]]:
     """200 pieces of text of 4 to `longest` tokens, padded in batches of 8."""
     names = [name for name in options.data if name != "chat"] or ["prose"]
     mean = (4 + longest) // 2
@@ -55,6 +62,7 @@ def _sentences(tokenizer: Tokenizer, options: CheckOptions, longest: int) -> lis
         lambda text: tokenizer.encode(text, add_special=False),
         tokens=_SENTENCES * (mean + 8),
         window=_SENTENCES * (mean + 8) // len(names),
+        base=base,
     )
     stream = np.concatenate([w for s in sets for w in s.windows])
     generator = np.random.Generator(np.random.Philox(1))

@@ -56,7 +56,9 @@ def _function_spec(module: Module) -> dict[str, Any]:
     assert isinstance(outputs, tuple)
     spec: dict[str, Any] = {
         "inputs": {n.name: entry(n.meta["val"]) for n in module.inputs()},
-        "outputs": {name: entry(n.meta["val"]) for name, n in zip(module.output_names(), outputs, strict=True)},
+        "outputs": {
+            name: entry(n.meta["val"]) for name, n in zip(module.output_names(), outputs, strict=True)
+        },
     }
     if "limits" in module.attrs:
         spec["limits"] = module.attrs["limits"]
@@ -69,7 +71,9 @@ def _vocabulary(module: Module) -> int | None:
     embedding = torch.ops.aten.embedding.default
     quantized = torch.ops.optcc.quantized_embedding.default
     for node in module.find(embedding, quantized):
-        table, ids = (node.args[0], node.args[1]) if node.target is embedding else (node.args[1], node.args[0])
+        table, ids = (
+            (node.args[0], node.args[1]) if node.target is embedding else (node.args[1], node.args[0])
+        )
         if getattr(ids, "name", "") == "input_ids":
             return int(table.meta["val"].shape[0])  # type: ignore[union-attr]
     return None

@@ -11,8 +11,8 @@ from torch import nn
 def compute_in_float32(model: nn.Module) -> nn.Module:
     """Make every layer with weights of its own widen them to float32 for the duration of its call.
 
-    The reference an artifact is held against is the model's exact function, not one run of it in bfloat16; and a copy of
-    all weights would take twice the model's size. Weights already in float32 stay as they are.
+    The reference an artifact is held against is the model's exact function, not one run of it in bfloat16; and a
+    copy of all weights would take twice the model's size. Weights already in float32 stay as they are.
     """
     for module in model.modules():
         if any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters(recurse=False)):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+import optcc.ir.ops  # noqa: F401 - registers the operators that rules build
 from optcc.ir.module import Module
 
 

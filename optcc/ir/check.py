@@ -42,11 +42,15 @@ def _check_node(module: Module, node: fx.Node, ops: OpSet | None) -> None:
     if node.op not in ("placeholder", "get_attr", "call_function"):
         raise IRCheckFailed(f"%{node.name} is a {node.op}, which graphs don't have", where=source_of(node))
     if "val" not in node.meta:
-        raise IRCheckFailed(f"%{node.name} has no type: the pass that made it must infer one", where=source_of(node))
+        raise IRCheckFailed(
+            f"%{node.name} has no type: the pass that made it must infer one", where=source_of(node)
+        )
     recorded = show_type(node.meta["val"], module.dims)
     inferred = show_type(module.inference.infer(node), module.dims)
     if recorded != inferred:
-        raise IRCheckFailed(f"%{node.name} is recorded as {recorded}, its operands give {inferred}", where=source_of(node))
+        raise IRCheckFailed(
+            f"%{node.name} is recorded as {recorded}, its operands give {inferred}", where=source_of(node)
+        )
     if node.op != "call_function":
         return
     if ops is not None and (why := ops.refuse(node)):
@@ -79,4 +83,6 @@ def _check_weights(module: Module) -> None:
     dead = sorted(set(module.weights) - read)
     if dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-        raise IRCheckFailed(f"weight @{dead[0]}{more} is read by no graph; a pass that drops its use must remove it")
+        raise IRCheckFailed(
+            f"weight @{dead[0]}{more} is read by no graph; a pass that drops its use must remove it"
+        )

@@ -30,6 +30,7 @@ class Dims:
         self.env = ShapeEnv()
         self.mode = FakeTensorMode(shape_env=self.env, allow_non_fake_inputs=False)
         self._named: dict[str, torch.SymInt] = {}
+        self._shown: dict[tuple[sympy.Expr, int], str] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,6 +52,12 @@ class Dims:
         """Text of a dim: an integer, a name, or an expression such as `R + 1`."""
         if isinstance(dim, int):
             return str(dim)
+        key = (dim.node.expr, len(self._named))
+        if key not in self._shown:
+            self._shown[key] = self._show(dim)
+        return self._shown[key]
+
+    def _show(self, dim: torch.SymInt) -> str:
         names = {value.node.expr: sympy.Symbol(name) for name, value in self._named.items()}
         expression = dim.node.expr.xreplace(names)
         # torch's own FloorDiv and Mod print as calls; they parse back because they are looked up by name.
@@ -69,7 +76,9 @@ class Dims:
             return self.named(text)
         if not re.fullmatch(r"[\w\s+*()/,-]+", text):
             raise IRTextError(f"`{text}` is not a dimension")
-        names = {name: self.named(name) for name in re.findall(r"[A-Za-z_]\w*", text) if name not in _FUNCTIONS}
+        names = {
+            name: self.named(name) for name in re.findall(r"[A-Za-z_]\w*", text) if name not in _FUNCTIONS
+        }
         try:
             value = eval(text, {"__builtins__": {}}, {**_FUNCTIONS, **names})  # noqa: S307 - charset checked above
         except Exception as error:
@@ -93,4 +102,10 @@ def _mod(a: Dim, b: Dim) -> Dim:
     return remainder
 
 
-_FUNCTIONS = {"FloorDiv": _floor_div, "Mod": _mod, "PythonMod": _mod, "Max": torch.sym_max, "Min": torch.sym_min}
+_FUNCTIONS = {
+    "FloorDiv": _floor_div,
+    "Mod": _mod,
+    "PythonMod": _mod,
+    "Max": torch.sym_max,
+    "Min": torch.sym_min,
+}

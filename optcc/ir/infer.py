@@ -74,7 +74,9 @@ class Inference:
     def _call(self, node: fx.Node) -> Value:
         target = node.target
         if not isinstance(target, torch._ops.OpOverload) and target not in DIM_FUNCTIONS.values():
-            raise IRCheckFailed(f"%{node.name} calls {target}, which is no operator", where=node.meta.get("source"))
+            raise IRCheckFailed(
+                f"%{node.name} calls {target}, which is no operator", where=node.meta.get("source")
+            )
         key = f"{target}{self._show(node.args)}{self._show(node.kwargs)}"
         if key not in self._known:
             args = fx.map_arg(node.args, lambda n: n.meta["val"])
@@ -93,7 +95,9 @@ class Inference:
 
     def _show(self, value: object) -> str:
         if isinstance(value, fx.Node):
-            return show_type(value.meta["val"], self._dims) if "val" in value.meta else f"untyped %{value.name}"
+            return (
+                show_type(value.meta["val"], self._dims) if "val" in value.meta else f"untyped %{value.name}"
+            )
         if isinstance(value, tuple | list):
             return "(" + ", ".join(self._show(v) for v in value) + ")"
         if isinstance(value, dict):
@@ -103,7 +107,7 @@ class Inference:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch logs a traceback when a fake kernel refuses its operands; our error says it already."""
+    """Torch logs a traceback when a fake kernel refuses its operands; our error says it already."""
     loggers = [logging.getLogger(name) for name in ("torch._subclasses.fake_tensor", "torch.fx.experimental")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -85,6 +85,14 @@ class Module:
             changed = True
         return changed
 
+    def forget_erased(self) -> None:
+        """Make names of erased nodes free again.
+
+        fx never gives a name twice, so without this the names of new nodes would depend on what was erased before, and
+        a compile resumed from text would not give the same bytes as one in memory.
+        """
+        self.graphs = {name: copy_graph(graph) for name, graph in self.graphs.items()}
+
     def count(self) -> int:
         """How many operators all graphs call."""
         return sum(n.op == "call_function" for n in self.nodes())

@@ -97,4 +97,6 @@ def show_arg(value: object) -> str:
 
 def same_target(node: fx.Node, name: str) -> bool:
     """Whether a node calls the operator of this name; spares callers the OpOverload object."""
-    return node.op == "call_function" and (str(node.target) == name or node.target is getattr(operator, name, None))
+    return node.op == "call_function" and (
+        str(node.target) == name or node.target is getattr(operator, name, None)
+    )

@@ -54,7 +54,9 @@ class TensorRef:
             raise CorruptWeights("weight file has disappeared", where=str(self.path))
         if self.path.stat().st_size < self.offset + self.nbytes:
             raise CorruptWeights("weight file is shorter than its index says", where=str(self.path))
-        storage = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=self.offset + self.nbytes)
+        storage = torch.UntypedStorage.from_file(
+            str(self.path), shared=False, nbytes=self.offset + self.nbytes
+        )
         flat = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
         return flat[self.offset : self.offset + self.nbytes].view(self.dtype).view(self.shape)
 
@@ -73,8 +75,12 @@ class TensorRef:
     @classmethod
     def from_json(cls, data: dict[str, object]) -> TensorRef:
         """The reference that `to_json` wrote."""
-        shape, offset, nbytes, cast, digest = (data[k] for k in ("shape", "offset", "nbytes", "cast_to", "digest"))
-        assert isinstance(shape, list) and isinstance(offset, int) and isinstance(nbytes, int)
+        shape, offset, nbytes, cast, digest = (
+            data[k] for k in ("shape", "offset", "nbytes", "cast_to", "digest")
+        )
+        assert isinstance(shape, list)
+        assert isinstance(offset, int)
+        assert isinstance(nbytes, int)
         return cls(
             path=Path(str(data["path"])),
             offset=offset,

@@ -76,10 +76,14 @@ def build_pass(
 
 def _only_pass(module: ModuleType, ref: str) -> type[Pass]:
     found = [
-        c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == module.__name__
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise PassFailed(f"passes/{ref.replace('.', '/')}.py must define exactly one pass, it has {len(found)}")
+        raise PassFailed(
+            f"passes/{ref.replace('.', '/')}.py must define exactly one pass, it has {len(found)}"
+        )
     return found[0]
 
 
@@ -87,23 +91,32 @@ def _from_file(ref: str, base: Path | None, where: str | None) -> type[Pass]:
     file, _, name = ref.rpartition(":")
     path = ((base or Path.cwd()) / file).resolve()
     if not path.is_file():
-        raise UnknownPass(f"there is no file `{path.name}` for the pass `{ref}`", where=where, hint=f"looked at {path}")
+        raise UnknownPass(
+            f"there is no file `{path.name}` for the pass `{ref}`", where=where, hint=f"looked at {path}"
+        )
     # One module per content: an edited file is a new module, the same file is loaded once.
     unique = "optcc_plugin_" + hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]
     module = sys.modules.get(unique)
     if module is None:
         spec = importlib.util.spec_from_file_location(unique, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[unique] = module
         try:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[unique]
-            raise PassFailed(f"{path.name} can't be imported: {type(error).__name__}: {error}", where=where) from error
+            raise PassFailed(
+                f"{path.name} can't be imported: {type(error).__name__}: {error}", where=where
+            ) from error
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, Pass)):
-        known = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == unique]
+        known = [
+            n
+            for n, c in vars(module).items()
+            if isinstance(c, type) and issubclass(c, Pass) and c.__module__ == unique
+        ]
         raise UnknownPass(f"`{path.name}` has no pass `{name}`", where=where, hint=nearest(name, known))
     cls.id = ref
     cls.file = path

@@ -61,7 +61,9 @@ def read_options(cls: type[Any], given: Mapping[str, object], ref: str, where: s
         if name not in fields:
             hint = nearest(name, fields) if fields else "it has no options"
             raise UnknownOption(f"pass `{ref}` has no option `{name}`", where=where, hint=hint)
-        arguments[fields[name].name] = convert(value, option_type(cls, name), f"option `{name}` of `{ref}`", where)
+        arguments[fields[name].name] = convert(
+            value, option_type(cls, name), f"option `{name}` of `{ref}`", where
+        )
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and field.name not in arguments:
             raise BadOption(f"pass `{ref}` needs the option `{name}`", where=where)

@@ -13,7 +13,9 @@ from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 
 
-def run_pipeline(module: Module, pipeline: Pipeline, ctx: Context, instruments: Sequence[Instrument] = ()) -> bool:
+def run_pipeline(
+    module: Module, pipeline: Pipeline, ctx: Context, instruments: Sequence[Instrument] = ()
+) -> bool:
     """Run the passes in order; returns whether any changed the module.
 
     Raises:
@@ -26,7 +28,9 @@ def run_pipeline(module: Module, pipeline: Pipeline, ctx: Context, instruments: 
     return changed
 
 
-def run_pass(module: Module, step: Pass, ctx: Context, instruments: Sequence[Instrument], after: str = "") -> bool:
+def run_pass(
+    module: Module, step: Pass, ctx: Context, instruments: Sequence[Instrument], after: str = ""
+) -> bool:
     """Run one pass under instruments; returns whether it changed the module.
 
     Args:
@@ -37,10 +41,13 @@ def run_pass(module: Module, step: Pass, ctx: Context, instruments: Sequence[Ins
         after: text of the passes that ran before, for the error.
     """
     ctx.rewrites, ctx.notes = RewriteLog(), []
-    if not all([i.before(step, module, ctx) for i in instruments]):
+    wanted = [instrument.before(step, module, ctx) for instrument in instruments]
+    if not all(wanted):
         return False
     try:
         changed = step.run(module, ctx)
+        if changed:
+            module.forget_erased()
         for instrument in reversed(instruments):
             instrument.after(step, module, ctx, changed)
     except (PassFailed, CannotWrite):

@@ -63,7 +63,9 @@ def _candidates(module: Module) -> list[Selected]:
             continue
         linears = tuple(u for u in node.users if u.target is _LINEAR and u.args[1] is node)
         embeddings = tuple(u for u in node.users if u.target is _EMBEDDING and u.args[0] is node)
-        if linears and len(linears) + len(embeddings) == len(node.users) or _is_vocabulary(module, embeddings, node):
+        if (linears and len(linears) + len(embeddings) == len(node.users)) or _is_vocabulary(
+            module, embeddings, node
+        ):
             rows, width = node.meta["val"].shape
             found.append(Selected(str(node.target), (int(rows), int(width)), linears, embeddings))
     return found
@@ -103,8 +105,14 @@ def check_groups(chosen: Sequence[Selected], group: int, scheme: str) -> None:
     if not bad:
         return
     fit = [g for g in _COMMON_GROUPS if all(s.shape[1] % g == 0 for s in chosen)]
-    names = ", ".join(f"{s.name} ({s.shape[1]})" for s in bad[:4]) + (f" and {len(bad) - 4} more" if len(bad) > 4 else "")
-    advice = f"groups of {', '.join(map(str, fit))} divide all weights" if fit else "no group from 16 to 256 divides all weights"
+    names = ", ".join(f"{s.name} ({s.shape[1]})" for s in bad[:4]) + (
+        f" and {len(bad) - 4} more" if len(bad) > 4 else ""
+    )
+    advice = (
+        f"groups of {', '.join(map(str, fit))} divide all weights"
+        if fit
+        else "no group from 16 to 256 divides all weights"
+    )
     raise GroupSize(
         f"groups of {group} (scheme {scheme}) don't divide the width of {len(bad)} weights: {names}",
         hint=f"{advice}; one scale per output channel (group 0) always does; `skip` leaves weights out",
@@ -115,4 +123,6 @@ def _check_patterns(found: Sequence[Selected], skip: Sequence[str]) -> None:
     for pattern in skip:
         if not any(fnmatchcase(s.name, pattern) for s in found):
             names = ", ".join(s.name for s in found[:3])
-            raise BadOption(f"`skip` names `{pattern}`, which matches no weight", hint=f"weights are called {names}, …")
+            raise BadOption(
+                f"`skip` names `{pattern}`, which matches no weight", hint=f"weights are called {names}, …"
+            )

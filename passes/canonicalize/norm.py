@@ -12,7 +12,16 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Pattern, Var, either, op
 from optcc.ir.rewrite import Rule
 from optcc.ir.text import target_name
-from optcc.passes.canonicalize._types import aten, dtype, is_last, is_tensor, rank, same_dims, same_type, shape
+from optcc.passes.canonicalize._types import (
+    aten,
+    dtype,
+    is_last,
+    is_tensor,
+    rank,
+    same_dims,
+    same_type,
+    shape,
+)
 from optcc.pm.passes import RewritePass
 
 _OPS = torch.ops.optcc
@@ -46,7 +55,7 @@ def _check_core(match: Match) -> str | None:
 
 def _is_scale(value: object, x: fx.Node) -> bool:
     """Whether a value is one number per channel of x."""
-    return is_tensor(value) and same_dims(shape(value), shape(x)[-1:])
+    return isinstance(value, fx.Node) and is_tensor(value) and same_dims(shape(value), shape(x)[-1:])
 
 
 def _check_weighted(match: Match) -> str | None:

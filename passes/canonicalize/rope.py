@@ -208,7 +208,7 @@ def _sinks() -> tuple[Rule, ...]:
 
 @dataclass(frozen=True)
 class Rope(RewritePass):
-    """Write `x cos + rotate_half(x) sin` as `optcc.rope(x, cos, sin)`: x [..., T, H, C], half tables [T, Dr/2].
+    """Write `x cos + rotate_half(x) sin` as `optcc.rope(x, cos, sin)` on [..., T, H, C], tables [T, Dr/2].
 
     Halves (Llama, NeoX), explicit halves (`x1 cos - x2 sin`), pairs (GPT-J, Cohere), and all of them on the
     first Dr channels only. Tables that repeat themselves, `cos(cat(f, f))`, become `cos(f)`; a factor on them

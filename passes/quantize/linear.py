@@ -21,8 +21,8 @@ class QuantizeLinear(Pass):
     With a scheme that quantizes activations, x' is `dequantize(quantize_activation(x))`; otherwise it is x. An
     embedding tied to the head is packed once and read by both.
 
-    Before: canonical; every linear is `aten.linear` on a weight. After: canonical; no selected weight is left in floating
-    point, and the module's `schemes` say what every packed weight is stored as.
+    Before: canonical; every linear is `aten.linear` on a weight. After: canonical; no selected weight is left in
+    floating point, and the module's `schemes` say what every packed weight is stored as.
 
     Options:
         scheme: a scheme's name, or a YAML file relative to the recipe.

@@ -19,8 +19,8 @@ from optcc.pm.passes import Pass
 class PagedKv(Pass):
     """`attention(q, k, v, query_starts)` becomes `paged_attention(q, k, v, k_pool_<l>, v_pool_<l>, …)`.
 
-    The graph gets the inputs kv_lengths i32[R], block_table i32[R, M], and for each attention l the pools k_pool_<l> and
-    v_pool_<l> of type [N, K, G, C].
+    The graph gets the inputs kv_lengths i32[R], block_table i32[R, M], and for each attention l the pools
+    k_pool_<l> and v_pool_<l> of type [N, K, G, C].
 
     Before: a decoder with stateless attention and the inputs position_ids and query_starts. After: no
     stateless attention is left, and the module's `kv` says what a backend must allocate.
@@ -43,7 +43,9 @@ class PagedKv(Pass):
                 hint="leave it out of the recipe for encoders and other plain functions",
             )
         if not {"position_ids", "query_starts"} <= inputs.keys():
-            raise PreconditionFailed(f"serve.paged-kv needs the inputs position_ids and query_starts, found {list(inputs)}")
+            raise PreconditionFailed(
+                f"serve.paged-kv needs the inputs position_ids and query_starts, found {list(inputs)}"
+            )
         shapes = {tuple(int(n) for n in a.args[1].meta["val"].shape[-2:]) for a in attentions}  # type: ignore[union-attr]
         dtypes = {a.args[1].meta["val"].dtype for a in attentions}  # type: ignore[union-attr]
         if len(shapes) != 1 or len(dtypes) != 1:

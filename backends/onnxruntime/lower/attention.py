@@ -1,178 +1,147 @@
-"""Attention in plain ONNX: new keys and values go to their pages first, then each request's pages are gathered.
+"""Attention: over the step's own tokens, over pages, over a padded batch, and torch's own.
 
-So key j of a request always stands in column j. Queries of one step are padded to [R, Q] rows, Q the longest request;
-index tensors and masks are computed once and shared by all layers.
+Scores and results are two batched products; grouped query heads share a KV head by standing in the same matrix, so keys
+and values are never repeated. The indices that place ragged tokens are in `ragged`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx_ir as ir
+import torch
 from torch import fx
 
-from optcc.backends.onnxruntime.emit import Emit
+from optcc.backends.onnxruntime.lower import ragged
+from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
+from optcc.backends.onnxruntime.lower.ragged import Keys, bias, causal_bias
 from optcc.backends.onnxruntime.lower.registry import lowers
-from optcc.ir.pattern import normalized
+from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
 
-_INT64 = int(ir.DataType.INT64)
-_HIDDEN = np.float32(-1e30)  # added to the score of a key that must not be seen: its weight becomes exactly 0
-
-
-class _Rows:
-    """How the T tokens of a step fall into requests.
-
-    Attributes:
-        request: i64[T], which request a token belongs to.
-        padded: i64[R, Q], the token in each padded row; a short request repeats its last token.
-        inverse: i64[T], where token t stands in the flattened [R * Q].
-        width: i64[1], Q.
-    """
-
-    def __init__(self, emit: Emit, starts: ir.Value) -> None:
-        wide = emit.op("Cast", [starts], to=_INT64)
-        first = emit.op("Slice", [wide, emit.ints(0), emit.ints(-1), emit.ints(0)])
-        end = emit.op("Slice", [wide, emit.ints(1), emit.ints(np.iinfo(np.int64).max), emit.ints(0)])
-        counts = emit.op("Sub", [end, first])
-        self.width = emit.op("ReduceMax", [counts], keepdims=1)
-        total = emit.op("Gather", [wide, emit.const(-1, np.int64)], axis=0)
-        token = _range(emit, total)
-        passed = emit.op("LessOrEqual", [_unsqueeze(emit, end, 0), _unsqueeze(emit, token, 1)])
-        self.request = emit.op("ReduceSum", [emit.op("Cast", [passed], to=_INT64), emit.ints(1)], keepdims=0)
-        place = emit.op("Sub", [token, emit.op("Gather", [first, self.request], axis=0)])
-        self.inverse = emit.op("Add", [emit.op("Mul", [self.request, self.width]), place])
-        column = _unsqueeze(emit, _range(emit, emit.op("Squeeze", [self.width])), 0)
-        last = _unsqueeze(emit, emit.op("Sub", [counts, emit.ints(1)]), 1)
-        self.place = emit.op("Min", [column, last])
-        self.padded = emit.op("Add", [_unsqueeze(emit, first, 1), self.place])
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
-def _range(emit: Emit, stop: ir.Value) -> ir.Value:
-    return emit.op("Range", [emit.const(0, np.int64), stop, emit.const(1, np.int64)])
-
-
-def _unsqueeze(emit: Emit, value: ir.Value, axis: int) -> ir.Value:
-    return emit.op("Unsqueeze", [value, emit.ints(axis)])
-
-
-def _rows(emit: Emit, starts: fx.Node) -> _Rows:
-    key = ("rows", starts)
-    if key not in emit.shared:
-        emit.shared[key] = _Rows(emit, emit.value(starts))
-    rows: _Rows = emit.shared[key]
-    return rows
-
-
-def _mask(emit: Emit, query: ir.Value, keys: ir.Value, window: int) -> ir.Value:
-    """f32[R, 1, Q, L]: 0 where a query at position `query` [R, Q] sees key j < `keys`, else a very small number."""
-    column = _range(emit, keys)
-    at = _unsqueeze(emit, query, 2)
-    visible = emit.op("LessOrEqual", [column, at])
-    if window > 0:
-        recent = emit.op("Greater", [column, emit.op("Sub", [at, emit.const(window, np.int64)])])
-        visible = emit.op("And", [visible, recent])
-    bias = emit.op("Where", [visible, emit.const(0, np.float32), emit.const(_HIDDEN, np.float32)])
-    return _unsqueeze(emit, bias, 1)
-
-
-def _attend(
-    emit: Emit, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, heads: int, groups: int, scale: float, cap: float
+def attend(
+    emit: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, scale: float, softcap: float
 ) -> ir.Value:
-    """q [R,Q,H,C], k and v [R,L,G,C], mask broadcast to [R,H,Q,L] -> [R,Q,H,C]; heads of a group share one product."""
-    merge, split = emit.ints(0, groups, -1, 0), emit.ints(0, heads, -1, 0)
-    q = emit.op("Mul", [q, emit.const(scale, np.float32)])
-    q = emit.op("Reshape", [emit.op("Transpose", [q], perm=[0, 2, 1, 3]), merge])
-    scores = emit.op("MatMul", [q, emit.op("Transpose", [k], perm=[0, 2, 3, 1])])
-    scores = emit.op("Reshape", [scores, split])
-    if cap > 0:
-        small = emit.op("Tanh", [emit.op("Div", [scores, emit.const(cap, np.float32)])])
-        scores = emit.op("Mul", [small, emit.const(cap, np.float32)])
+    """Q [..., A, C], k and v [..., L, C], mask added to the scores [..., A, L] -> [..., A, C]."""
+    factor = scale / softcap if softcap > 0 else scale
+    scores = emit.op("FusedMatMul", [q, k], {"transB": 1, "alpha": float(factor)}, MICROSOFT)
+    if softcap > 0:
+        scores = emit.op("Mul", [emit.op("Tanh", [scores]), emit.number(softcap, torch.float32)])
     if mask is not None:
         scores = emit.op("Add", [scores, mask])
-    weights = emit.op("Reshape", [emit.op("Softmax", [scores], axis=-1), merge])
-    out = emit.op("MatMul", [weights, emit.op("Transpose", [v], perm=[0, 2, 1, 3])])
-    return emit.op("Transpose", [emit.op("Reshape", [out, split])], perm=[0, 2, 1, 3])
+    return emit.op("MatMul", [emit.op("Softmax", [scores], {"axis": -1}), v])
 
 
-def _unpad(emit: Emit, out: ir.Value, rows: _Rows, heads: int, width: int) -> ir.Value:
-    """[R,Q,H,C] -> [T,H,C]."""
-    flat = emit.op("Reshape", [out, emit.ints(-1, heads, width)])
-    return emit.op("Gather", [flat, rows.inverse], axis=0)
+def _refuse(node: fx.Node, operands: list[Any]) -> str | None:
+    shapes = [shape_of(x)[-2:] for x in operands[:3]]
+    if any(None in s for s in shapes):
+        return "attention with symbolic heads or head width"
+    return (
+        None
+        if all(dtype_of(x) == torch.float32 for x in operands[:3])
+        else "attention in another type than float32"
+    )
 
 
-@lowers("optcc.attention.default")
-def attention(emit: Emit, node: fx.Node) -> Any:
-    """Stateless: the keys are the step's own."""
-    q, k, v, starts, scale, window, cap = normalized(node)[0]
-    rows = _rows(emit, starts)
-    heads, width = (int(n) for n in q.meta["val"].shape[-2:])
-    groups = int(k.meta["val"].shape[-2])
-    key = ("mask", starts, window)
-    if key not in emit.shared:
-        emit.shared[key] = _mask(emit, rows.place, emit.op("Squeeze", [rows.width]), window)
-    padded = [emit.op("Gather", [emit.value(x), rows.padded], axis=0) for x in (q, k, v)]
-    out = _attend(emit, padded[0], padded[1], padded[2], emit.shared[key], heads, groups, scale, cap)
-    return _unpad(emit, out, rows, heads, width)
+def _ragged(
+    emit: Emitter,
+    q: fx.Node,
+    keys: Keys,
+    k_rows: ir.Value,
+    v_rows: ir.Value,
+    query_starts: fx.Node,
+    kv_heads: int,
+    options: tuple[float, int, float],
+) -> ir.Value:
+    """Q [T, H, C] over keys and values in rows [X*G, C] -> [T, H, C]."""
+    heads, width = (int(d or 0) for d in shape_of(q)[-2:])
+    scale, window, softcap = options
+    asked = ragged.query_index(emit, query_starts, heads, kv_heads)
+    held = ragged.key_index(emit, keys, kv_heads)
+    mask = causal_bias(emit, keys, heads // kv_heads, window)
+    queries = emit.op("Gather", [emit.reshape(emit.value(q), [-1, width]), asked])
+    k, v = emit.op("Gather", [k_rows, held]), emit.op("Gather", [v_rows, held])
+    result = emit.reshape(attend(emit, queries, k, v, mask, scale, softcap), [-1, width])
+    return emit.op("Gather", [result, ragged.result_index(emit, query_starts, heads)])
 
 
-@lowers("optcc.paged_attention.default")
-def paged_attention(emit: Emit, node: fx.Node) -> Any:
-    """Over pages. The written pools become outputs; the executor binds them to the inputs' own memory."""
-    q, k, v, k_pool, v_pool, positions, starts, _, table, scale, window, cap = normalized(node)[0]
-    rows = _rows(emit, starts)
-    heads, width = (int(n) for n in q.meta["val"].shape[-2:])
-    block, groups = (int(n) for n in k_pool.meta["val"].shape[1:3])
-    pages = _pages(emit, table)
-    slots = _slots(emit, rows, positions, pages, block)
-    key = ("mask", table, window)
-    if key not in emit.shared:
-        columns = emit.op("Squeeze", [emit.op("Shape", [pages], start=1, end=2)])
-        columns = emit.op("Mul", [columns, emit.const(block, np.int64)])
-        emit.shared[key] = _mask(emit, emit.op("Gather", [emit.value(positions), rows.padded], axis=0), columns, window)
-    gathered = []
+@lowers("optcc.attention.default", refuse=_refuse)
+def attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Causal over the step's own tokens."""
+    q, k, v, starts, scale, window, softcap = operands
+    kv_heads, width = (int(d or 0) for d in shape_of(k)[-2:])
+    keys = ragged.own_keys(emit, starts)
+    rows = [emit.reshape(emit.value(x), [-1, width]) for x in (k, v)]
+    return _ragged(emit, q, keys, rows[0], rows[1], starts, kv_heads, (scale, window, softcap))
+
+
+def _refuse_paged(node: fx.Node, operands: list[Any]) -> str | None:
+    if any(x.op != "placeholder" or len(x.users) > 1 for x in operands[3:5]):
+        return "a KV pool that is no input, or that more than one attention writes to"
+    return _refuse(node, operands)
+
+
+@lowers("optcc.paged_attention.default", refuse=_refuse_paged)
+def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Write first, then attend over the pages. The executor gives each pool and its result the same memory."""
+    q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap = operands
+    block, kv_heads, width = (int(d or 0) for d in shape_of(k_pool)[-3:])
+    slots = ragged.write_slots(emit, starts, positions, table, block)
+    rows = []
     for pool, new in ((k_pool, k), (v_pool, v)):
-        written = emit.op("ScatterND", [emit.value(pool), slots, emit.value(new)])
-        emit.extra_outputs[f"{pool.name}.out"] = written
-        own = emit.op("Gather", [written, pages], axis=0)
-        gathered.append(emit.op("Reshape", [own, emit.ints(0, -1, groups, width)]))
-    padded = emit.op("Gather", [emit.value(q), rows.padded], axis=0)
-    out = _attend(emit, padded, gathered[0], gathered[1], emit.shared[key], heads, groups, scale, cap)
-    return _unpad(emit, out, rows, heads, width)
+        written = emit.op("ScatterND", [emit.value(pool), slots, emit.cast(new, dtype_of(pool))])
+        written.name = f"{pool.name}.out"
+        written.type, written.shape = emit.value(pool).type, emit.value(pool).shape
+        emit.extra_outputs.append(written)
+        rows.append(emit.reshape(written, [-1, width]))
+    keys = ragged.paged_keys(emit, starts, positions, lengths, table, block)
+    return _ragged(emit, q, keys, rows[0], rows[1], starts, kv_heads, (scale, window, softcap))
 
 
-def _pages(emit: Emit, table: fx.Node) -> ir.Value:
-    if ("pages", table) not in emit.shared:
-        emit.shared["pages", table] = emit.op("Cast", [emit.value(table)], to=_INT64)
-    pages: ir.Value = emit.shared["pages", table]
-    return pages
+@lowers("optcc.masked_attention.default", refuse=_refuse)
+def masked_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Bidirectional over a padded batch [B, S, H, C]."""
+    q, k, v, mask, scale, softcap = operands
+    heads, width = (int(d or 0) for d in shape_of(q)[-2:])
+    kv_heads = int(shape_of(k)[-2] or 0)
+    turned = [emit.op("Transpose", [emit.value(x)], {"perm": [0, 2, 1, 3]}) for x in (q, k, v)]
+    queries = turned[0] if heads == kv_heads else emit.reshape(turned[0], [0, kv_heads, -1, width])
+
+    def seen() -> ir.Value:
+        return bias(emit, emit.op("Unsqueeze", [emit.cast(mask, torch.bool), emit.ints([1, 2])]))
+
+    added = None if mask is None else emit.shared(("masked", mask), lambda: emit.scoped("step", seen))
+    result = attend(emit, queries, turned[1], turned[2], added, scale, softcap)
+    if heads != kv_heads:
+        result = emit.op("Reshape", [result, emit.op("Shape", [turned[0]])])
+    return emit.op("Transpose", [result], {"perm": [0, 2, 1, 3]})
 
 
-def _slots(emit: Emit, rows: _Rows, positions: fx.Node, pages: ir.Value, block: int) -> ir.Value:
-    """i64[T, 2]: block and offset of every token."""
-    key = ("slots", positions, block)
-    if key not in emit.shared:
-        position, size = emit.value(positions), emit.const(block, np.int64)
-        column = emit.op("Div", [position, size])
-        offset = emit.op("Mod", [position, size])
-        place = emit.op("Concat", [_unsqueeze(emit, rows.request, 1), _unsqueeze(emit, column, 1)], axis=1)
-        page = emit.op("GatherND", [pages, place])
-        emit.shared[key] = emit.op("Concat", [_unsqueeze(emit, page, 1), _unsqueeze(emit, offset, 1)], axis=1)
-    slots: ir.Value = emit.shared[key]
-    return slots
+def _refuse_torch(node: fx.Node, operands: list[Any]) -> str | None:
+    q, k, _, _, dropout, _, _, grouped = operands
+    if dropout or (grouped and shape_of(q)[-3] != shape_of(k)[-3]):
+        return "scaled_dot_product_attention with dropout or grouped heads"
+    return None if dtype_of(q) == torch.float32 else "attention in another type than float32"
 
 
-@lowers("optcc.masked_attention.default")
-def masked_attention(emit: Emit, node: fx.Node) -> Any:
-    """Bidirectional; padding is never seen."""
-    q, k, v, mask, scale, cap = normalized(node)[0]
-    heads, groups = int(q.meta["val"].shape[-2]), int(k.meta["val"].shape[-2])
-    bias = None
-    if mask is not None:
-        key = ("padding", mask)
-        if key not in emit.shared:
-            hidden = emit.const(_HIDDEN, np.float32)
-            chosen = emit.op("Where", [emit.value(mask), emit.const(0, np.float32), hidden])
-            emit.shared[key] = emit.op("Unsqueeze", [chosen, emit.ints(1, 2)])
-        bias = emit.shared[key]
-    return _attend(emit, emit.value(q), emit.value(k), emit.value(v), bias, heads, groups, scale, cap)
+@lowers("aten.scaled_dot_product_attention.default", refuse=_refuse_torch)
+def torch_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Torch's own, [..., S, C]."""
+    q, k, v, mask, _, causal, scale, _ = operands
+    factor = 1 / math.sqrt(int(shape_of(q)[-1] or 1)) if scale is None else float(scale)
+    added = None
+    if causal:
+        extents = [
+            emit.op("Shape", [emit.value(x)], {"start": rank_of(x) - 2, "end": rank_of(x) - 1})
+            for x in (q, k)
+        ]
+        ones = emit.op("Expand", [emit.number(1.0, torch.float32), emit.op("Concat", extents, {"axis": 0})])
+        added = bias(emit, emit.to(emit.op("Trilu", [ones], {"upper": 0}), torch.bool))
+    elif mask is not None:
+        added = (
+            bias(emit, emit.value(mask)) if dtype_of(mask) == torch.bool else emit.cast(mask, torch.float32)
+        )
+    return attend(emit, emit.value(q), emit.value(k), emit.value(v), added, factor, 0.0)

@@ -1,94 +1,84 @@
-"""Convolution, batch normalization and pooling, as vision models use them."""
+"""Convolutions and pooling over images [B, channels, height, width]."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import fx
 
-from optcc.backends.onnxruntime.emit import Emit
+from optcc.backends.onnxruntime.lower.emit import Attributes, Emitter
 from optcc.backends.onnxruntime.lower.registry import lowers
-from optcc.ir.pattern import normalized
+from optcc.backends.onnxruntime.lower.types import rank_of, shape_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
-def _pair(value: Any) -> list[int]:
-    numbers = [value, value] if isinstance(value, int) else [int(v) for v in value]
-    return numbers * 2 if len(numbers) == 1 else numbers
+def _both(value: Any) -> list[int]:
+    """One number stands for two."""
+    listed = [value] if isinstance(value, int) else [int(v) for v in value]
+    return listed * 2 if len(listed) == 1 else listed
 
 
-def _refuse_conv(node: fx.Node) -> str | None:
-    return "padding given by name" if isinstance(normalized(node)[0][4], str) else None
+def _refuse_conv(node: fx.Node, operands: list[Any]) -> str | None:
+    return "convolution with padding given by name" if isinstance(operands[4], str) else None
 
 
-@lowers("aten.conv2d.default", refuse=_refuse_conv)
-def conv2d(emit: Emit, node: fx.Node) -> Any:
-    """Conv over [B, C, H, W]."""
-    x, weight, bias, stride, padding, dilation, groups = normalized(node)[0]
-    inputs = [emit.value(x), emit.value(weight), *([] if bias is None else [emit.value(bias)])]
-    pads = _pair(padding)
-    return emit.op(
-        "Conv", inputs, strides=_pair(stride), pads=[*pads, *pads], dilations=_pair(dilation), group=int(groups)
-    )
-
-
-def _refuse_batch_norm(node: fx.Node) -> str | None:
-    operands, names, _ = normalized(node)
-    given = dict(zip(names, operands, strict=True))
-    return "batch normalization in training mode" if given.get("training") else None
-
-
-@lowers("aten.batch_norm.default", refuse=_refuse_batch_norm)
-def batch_norm(emit: Emit, node: fx.Node) -> Any:
-    """With its running statistics."""
-    x, weight, bias, mean, variance, _, _, eps, _ = normalized(node)[0]
-    channels = int(x.meta["val"].shape[1])
-    scale = emit.const(np.ones(channels), np.float32) if weight is None else emit.value(weight)
-    shift = emit.const(np.zeros(channels), np.float32) if bias is None else emit.value(bias)
-    return emit.op("BatchNormalization", [emit.value(x), scale, shift, emit.value(mean), emit.value(variance)], epsilon=eps)
+@lowers("aten.conv1d.default", "aten.conv2d.default", refuse=_refuse_conv)
+def convolution(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """A convolution over one or two dims."""
+    x, weight, bias, stride, padding, dilation, groups = operands
+    count = rank_of(x) - 2
+    sizes = [_both(v)[:count] for v in (stride, padding, dilation)]
+    attributes: Attributes = {"strides": sizes[0], "pads": sizes[1] * 2, "dilations": sizes[2], "group": int(groups)}
+    inputs = [emit.value(v) for v in (x, weight, bias) if v is not None]
+    return emit.op("Conv", inputs, attributes)
 
 
 @lowers("aten.max_pool2d.default")
-def max_pool2d(emit: Emit, node: fx.Node) -> Any:
-    """Largest in each window."""
-    x, size, stride, padding, dilation, ceil = normalized(node)[0]
-    pads = _pair(padding)
-    return emit.op(
-        "MaxPool",
-        [emit.value(x)],
-        kernel_shape=_pair(size),
-        strides=_pair(stride or size),
-        pads=[*pads, *pads],
-        dilations=_pair(dilation),
-        ceil_mode=int(ceil),
-    )
+def max_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Largest of each window."""
+    x, kernel, stride, padding, dilation, ceil = operands
+    attributes: Attributes = {
+        "kernel_shape": _both(kernel),
+        "strides": _both(stride or kernel),
+        "pads": _both(padding) * 2,
+        "dilations": _both(dilation),
+        "ceil_mode": int(ceil),
+    }
+    return emit.op("MaxPool", [emit.value(x)], attributes)
 
 
-def _refuse_average(node: fx.Node) -> str | None:
-    return "a divisor of its own" if normalized(node)[0][6] is not None else None
+def _refuse_average(node: fx.Node, operands: list[Any]) -> str | None:
+    return "average pooling with its own divisor" if operands[6] is not None else None
 
 
 @lowers("aten.avg_pool2d.default", refuse=_refuse_average)
-def avg_pool2d(emit: Emit, node: fx.Node) -> Any:
+def average_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Mean of each window."""
-    x, size, stride, padding, ceil, include, _ = normalized(node)[0]
-    pads = _pair(padding)
-    return emit.op(
-        "AveragePool",
-        [emit.value(x)],
-        kernel_shape=_pair(size),
-        strides=_pair(stride or size),
-        pads=[*pads, *pads],
-        ceil_mode=int(ceil),
-        count_include_pad=int(include),
-    )
+    x, kernel, stride, padding, ceil, include = operands[:6]
+    attributes: Attributes = {
+        "kernel_shape": _both(kernel),
+        "strides": _both(stride or kernel),
+        "pads": _both(padding) * 2,
+        "ceil_mode": int(ceil),
+        "count_include_pad": int(include),
+    }
+    return emit.op("AveragePool", [emit.value(x)], attributes)
 
 
-def _refuse_adaptive(node: fx.Node) -> str | None:
-    return None if list(node.args[1]) == [1, 1] else "adaptive pooling to more than one element"  # type: ignore[arg-type]
+def _refuse_adaptive(node: fx.Node, operands: list[Any]) -> str | None:
+    wanted, have = _both(operands[1]), shape_of(operands[0])[-2:]
+    if wanted == [1, 1] or all(h is not None and h % w == 0 for h, w in zip(have, wanted)):
+        return None
+    return f"adaptive pooling from {have} to {wanted}, whose windows differ in size"
 
 
 @lowers("aten.adaptive_avg_pool2d.default", refuse=_refuse_adaptive)
-def adaptive_avg_pool2d(emit: Emit, node: fx.Node) -> Any:
-    """Mean of the whole image."""
-    return emit.op("GlobalAveragePool", [emit.value(node.args[0])])
+def adaptive_average_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Mean over everything, or over equal windows."""
+    x, wanted = operands[0], _both(operands[1])
+    if wanted == [1, 1]:
+        return emit.op("GlobalAveragePool", [emit.value(x)])
+    kernel = [int(h or 0) // w for h, w in zip(shape_of(x)[-2:], wanted)]
+    return emit.op("AveragePool", [emit.value(x)], {"kernel_shape": kernel, "strides": kernel})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import torch
 from torch import fx
 
@@ -15,11 +14,14 @@ from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime.lower.types import ONNX, array, dtype_of, shape_of, val
 from optcc.ir.module import Module
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 WEIGHTS = "weights.safetensors"
 MICROSOFT = "com.microsoft"
 
 Attributes = Mapping[str, int | float | str | Sequence[int]]
-Operand = ir.Value | None
+Operand: TypeAlias = "ir.Value | None"
 T = TypeVar("T")
 
 
@@ -44,7 +46,9 @@ class Emitter:
         self._shared: dict[Hashable, Any] = {}
         self._counts: dict[str, int] = {}
 
-    def op(self, kind: str, inputs: Sequence[Operand], attributes: Attributes | None = None, domain: str = "") -> ir.Value:
+    def op(
+        self, kind: str, inputs: Sequence[Operand], attributes: Attributes | None = None, domain: str = ""
+    ) -> ir.Value:
         """An operator with one result."""
         return self.ops(kind, inputs, attributes, domain, outputs=1)[0]
 
@@ -57,8 +61,12 @@ class Emitter:
         outputs: int = 1,
     ) -> Sequence[ir.Value]:
         """An operator with several results."""
+        import onnx_ir as ir
+
         name = self._name(kind)
-        node = ir.node(kind, list(inputs), dict(attributes or {}), domain=domain, num_outputs=outputs, name=name)
+        node = ir.node(
+            kind, list(inputs), dict(attributes or {}), domain=domain, num_outputs=outputs, name=name
+        )
         for index, value in enumerate(node.outputs):
             value.name = name if index == 0 else f"{name}:{index}"
         self.nodes.append(node)
@@ -73,7 +81,13 @@ class Emitter:
     def constant(self, data: npt.NDArray[Any]) -> ir.Value:
         """A small constant kept in the graph itself; equal ones are one."""
         key = ("constant", data.dtype.str, data.shape, data.tobytes())
-        return self.shared(key, lambda: self._initializer(f"const/{len(self.initializers)}", ir.tensor(data)))
+
+        def make() -> ir.Value:
+            from onnx_ir import tensor
+
+            return self._initializer(f"const/{len(self.initializers)}", tensor(data))
+
+        return self.shared(key, make)
 
     def number(self, value: Any, dtype: torch.dtype) -> ir.Value:
         """A 0-d constant."""
@@ -83,18 +97,23 @@ class Emitter:
         """i64[n]: axes, shapes."""
         return self.constant(np.array(values, np.int64))
 
-    def stored(self, name: str, dtype: ir.DataType, shape: Sequence[int]) -> ir.Value:
+    def stored(self, name: str, dtype: torch.dtype, shape: Sequence[int]) -> ir.Value:
         """A view of a tensor in the weight file; two views of one tensor share its bytes."""
-        key = f"@{name}:{dtype.name}{list(shape)}"
+        key = f"@{name}:{ONNX[dtype]}{list(shape)}"
         span = self.spans[name]
 
         def make() -> ir.Value:
-            tensor = ir.ExternalTensor(WEIGHTS, span.offset, span.nbytes, dtype, shape=ir.Shape(shape), name=key)
+            import onnx_ir as ir
+
+            kind, place = ir.DataType(ONNX[dtype]), (span.offset, span.nbytes)
+            tensor = ir.ExternalTensor(WEIGHTS, *place, kind, shape=ir.Shape(shape), name=key)
             return self._initializer(key, tensor)
 
         return self.shared(key, make)
 
     def _initializer(self, name: str, tensor: Any) -> ir.Value:
+        import onnx_ir as ir
+
         tensor.name = name
         value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
         self.initializers[name] = value
@@ -121,8 +140,7 @@ class Emitter:
             return self.number(node, dtype_of(node))
         if node.op == "get_attr":
             return self._weight(node)
-        found = self.values[node]
-        assert isinstance(found, ir.Value)
+        found: ir.Value = self.values[node]
         return found
 
     def _weight(self, node: fx.Node) -> ir.Value:
@@ -130,18 +148,18 @@ class Emitter:
         shape = [int(d) for d in kind.shape]
         if kind.numel() == 0:
             return self.constant(np.zeros(shape, self.module.weights[str(node.target)].numpy().dtype))
-        return self.stored(str(node.target), ONNX[kind.dtype], shape)
+        return self.stored(str(node.target), kind.dtype, shape)
 
     def cast(self, node: Any, dtype: torch.dtype) -> ir.Value:
         """A node's value as `dtype`; numbers are converted here and now."""
         if not isinstance(node, fx.Node):
             return self.number(node, dtype)
         value = self.value(node)
-        return value if dtype_of(node) == dtype else self.op("Cast", [value], {"to": ONNX[dtype].value})
+        return value if dtype_of(node) == dtype else self.op("Cast", [value], {"to": ONNX[dtype]})
 
     def to(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
         """Cast a value whatever it is."""
-        return self.op("Cast", [value], {"to": ONNX[dtype].value})
+        return self.op("Cast", [value], {"to": ONNX[dtype]})
 
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Reshape to constants, one of which may be -1."""
@@ -152,7 +170,8 @@ class Emitter:
         if all(isinstance(s, int) for s in sizes):
             return self.ints(sizes)
         parts = [
-            self.ints([s]) if isinstance(s, int) else self.op("Reshape", [self.value(s), self.ints([1])]) for s in sizes
+            self.ints([s]) if isinstance(s, int) else self.op("Reshape", [self.value(s), self.ints([1])])
+            for s in sizes
         ]
         return parts[0] if len(parts) == 1 else self.op("Concat", parts, {"axis": 0})
 
@@ -167,4 +186,7 @@ class Emitter:
         shape = shape_of(node)
         if shape.count(None) <= 1:
             return self.reshape(value, [-1 if d is None else d for d in shape])
-        return self.op("Reshape", [value, self.dims([d if d is not None else s for d, s in zip(shape, sizes, strict=True)])])
+        return self.op(
+            "Reshape",
+            [value, self.dims([d if d is not None else s for d, s in zip(shape, sizes, strict=True)])],
+        )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import onnx_ir as ir
 from torch import fx
 
 from optcc.backends.onnxruntime.lower.emit import Emitter
 from optcc.ir.pattern import normalized
 
-Lowering = Callable[[Emitter, fx.Node, list[Any]], ir.Value | list[ir.Value]]
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Lowering = Callable[[Emitter, fx.Node, list[Any]], "ir.Value | list[ir.Value]"]
 """Emits a node, given its operands in schema order with defaults filled in."""
+F = TypeVar("F", bound=Lowering)
 Refusal = Callable[[fx.Node, list[Any]], str | None]
 """Why a node can't be lowered, from its constants and types alone."""
 
@@ -34,10 +37,10 @@ def _accept(node: fx.Node, operands: list[Any]) -> str | None:
     return None
 
 
-def lowers(*names: str, refuse: Refusal = _accept) -> Callable[[Lowering], Lowering]:
+def lowers(*names: str, refuse: Refusal = _accept) -> Callable[[F], F]:
     """Register a lowering for operators, named as IR text names them."""
 
-    def add(function: Lowering) -> Lowering:
+    def add(function: F) -> F:
         for name in names:
             if name in RULES:
                 raise ValueError(f"{name} has two lowerings")

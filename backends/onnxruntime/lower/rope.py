@@ -1,37 +1,52 @@
-"""Rotary embedding."""
+"""Rotary position embedding by ONNX Runtime's own kernel."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import fx
 
-from optcc.backends.onnxruntime.emit import CONTRIB, Emit
+from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.registry import lowers
-from optcc.ir.pattern import normalized
+from optcc.backends.onnxruntime.lower.types import rank_of, shape_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
-def _refuse(node: fx.Node) -> str | None:
-    shape = normalized(node)[0][0].meta["val"].shape
-    if len(shape) == 4 and shape[0] != 1:
-        return "rope of several sequences at once"
-    return None if len(shape) in (3, 4) else f"rope of {len(shape)} dimensions"
+def _refuse(node: fx.Node, operands: list[Any]) -> str | None:
+    if None in shape_of(operands[0])[-2:] or rank_of(operands[1]) != 2:
+        return "rotary embedding of symbolic heads or with tables that are not [T, Dr/2]"
+    return None
 
 
 @lowers("optcc.rope.default", refuse=_refuse)
-def rope(emit: Emit, node: fx.Node) -> Any:
-    """RotaryEmbedding on [1, T, H*C]. Its cache is this step's table [T, Dr/2], so token t reads row t: position 0 on."""
-    x, cos, sin, interleaved = normalized(node)[0]
-    shape = x.meta["val"].shape
-    heads, width = int(shape[-2]), int(shape[-1])
-    half = int(cos.meta["val"].shape[-1])
-    flat = emit.op("Reshape", [emit.value(x), emit.ints(1, -1, heads * width)])
-    out = emit.op(
-        "RotaryEmbedding",
-        [flat, emit.ints(0), emit.value(cos), emit.value(sin)],
-        CONTRIB,
-        num_heads=heads,
-        rotary_embedding_dim=2 * half if 2 * half < width else 0,
-        interleaved=int(interleaved),
+def rope(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """The tables' row t belongs to token t: positions are counted from a first position of 0."""
+    x, cos, sin, interleaved = operands
+    heads, width = (int(d or 0) for d in shape_of(x)[-2:])
+    half = int(shape_of(cos)[-1] or 0)
+    attributes = {"interleaved": int(interleaved), "num_heads": heads}
+    if 2 * half < width:
+        attributes["rotary_embedding_dim"] = 2 * half
+    batched = emit.op("Reshape", [emit.value(x), _rows(emit, x, heads * width)])
+    first = emit.constant(np.zeros(1, np.int64))
+    turned = emit.op(
+        "RotaryEmbedding", [batched, first, emit.value(cos), emit.value(sin)], attributes, MICROSOFT
     )
-    return emit.op("Reshape", [out, emit.ints(*([1] if len(shape) == 4 else []), -1, heads, width)])
+    if rank_of(x) == 3:
+        return emit.reshape(turned, [-1, heads, width])
+    if rank_of(x) == 4:
+        return emit.op("Reshape", [turned, emit.ints([0, 0, heads, width])])
+    return emit.op("Reshape", [turned, emit.op("Shape", [emit.value(x)])])
+
+
+def _rows(emit: Emitter, x: fx.Node, width: int) -> ir.Value:
+    """The shape [batch, T, heads * width] that the kernel wants."""
+    if rank_of(x) == 3:
+        return emit.ints([1, -1, width])
+    if rank_of(x) == 4:
+        return emit.ints([0, 0, width])
+    tokens = emit.op("Slice", [emit.op("Shape", [emit.value(x)]), emit.ints([-3]), emit.ints([-2])])
+    return emit.op("Concat", [emit.ints([-1]), tokens, emit.ints([width])], {"axis": 0})

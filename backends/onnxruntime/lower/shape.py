@@ -1,173 +1,152 @@
-"""Operators that move elements without computing."""
+"""Moving elements without computing."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import fx
 
-from optcc.backends.onnxruntime.emit import Emit
+from optcc.backends.onnxruntime.lower.emit import Emitter
 from optcc.backends.onnxruntime.lower.registry import lowers
-from optcc.ir.pattern import normalized
+from optcc.backends.onnxruntime.lower.types import axis_of, dtype_of, rank_of, shape_of
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-def _rank(node: Any) -> int:
-    return len(node.meta["val"].shape)
+_END = 2**63 - 1
 
 
 @lowers("aten.reshape.default", "aten.view.default", "aten._unsafe_view.default")
-def reshape(emit: Emit, node: fx.Node) -> Any:
-    """Sizes may be computed."""
-    x, shape = node.args
-    return emit.op("Reshape", [emit.value(x), emit.dims(list(shape))], allowzero=0)  # type: ignore[arg-type]
+def reshape(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Another shape of as many elements."""
+    return emit.reshape_like(emit.value(operands[0]), node, operands[1])
 
 
-@lowers("aten.flatten.using_ints")
-def flatten(emit: Emit, node: fx.Node) -> Any:
-    """Dimensions start..end become one."""
-    x, start, end = normalized(node)[0]
-    rank = _rank(x)
-    start, end = start % rank, end % rank
-    shape = [d if isinstance(d, int) else None for d in x.meta["val"].shape]
-    sizes = [*(0 if s is None else s for s in shape[:start]), -1]
-    tail = shape[end + 1 :]
-    if any(s is None for s in tail):
-        after = emit.op("Shape", [emit.value(x)], start=end + 1)
-        return emit.op("Reshape", [emit.value(x), emit.op("Concat", [emit.ints(*sizes), after], axis=0)])
-    return emit.op("Reshape", [emit.value(x), emit.ints(*sizes, *tail)])
+def _refuse_flatten(node: fx.Node, operands: list[Any]) -> str | None:
+    return "flatten to more than one symbolic dim" if shape_of(node).count(None) > 1 else None
 
 
-@lowers("aten.transpose.int")
-def transpose(emit: Emit, node: fx.Node) -> Any:
-    """Swap two dimensions."""
-    x, a, b = node.args
-    order = list(range(_rank(x)))
-    order[a], order[b] = order[b], order[a]  # type: ignore[index]
-    return emit.op("Transpose", [emit.value(x)], perm=order)
+@lowers("aten.flatten.using_ints", "aten.unflatten.int", refuse=_refuse_flatten)
+def flatten(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Dims joined or divided."""
+    return emit.reshape_like(emit.value(operands[0]), node, ())
+
+
+@lowers("aten.transpose.int", "aten.t.default")
+def transpose(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Two dims exchanged."""
+    rank = rank_of(node)
+    a, b = (axis_of(d, rank) for d in operands[1:]) if len(operands) == 3 else (0, 1)
+    order = list(range(rank))
+    if rank > 1:
+        order[a], order[b] = order[b], order[a]
+    return emit.op("Transpose", [emit.value(operands[0])], {"perm": order})
 
 
 @lowers("aten.permute.default")
-def permute(emit: Emit, node: fx.Node) -> Any:
-    """Any order of dimensions."""
-    x, order = node.args
-    return emit.op("Transpose", [emit.value(x)], perm=[int(d) % _rank(x) for d in order])  # type: ignore[union-attr, arg-type]
+def permute(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Dims in another order."""
+    rank = rank_of(node)
+    return emit.op("Transpose", [emit.value(operands[0])], {"perm": [axis_of(d, rank) for d in operands[1]]})
 
 
 @lowers("aten.unsqueeze.default")
-def unsqueeze(emit: Emit, node: fx.Node) -> Any:
-    """A dimension of size 1."""
-    return emit.op("Unsqueeze", [emit.value(node.args[0]), emit.ints(int(node.args[1]))])  # type: ignore[arg-type]
+def unsqueeze(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """A new dim of 1."""
+    return emit.op("Unsqueeze", [emit.value(operands[0]), emit.ints([axis_of(operands[1], rank_of(node))])])
 
 
-@lowers("aten.squeeze.dim", "aten.squeeze.dims")
-def squeeze(emit: Emit, node: fx.Node) -> Any:
-    """Only dimensions that are 1 go away."""
-    x, dims = node.args
-    wanted = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[arg-type]
-    shape = x.meta["val"].shape  # type: ignore[union-attr]
-    gone = [int(d) for d in wanted if shape[d] == 1]
-    return emit.op("Squeeze", [emit.value(x), emit.ints(*gone)]) if gone else emit.value(x)
-
-
-@lowers("aten.split_with_sizes.default")
-def split(emit: Emit, node: fx.Node) -> Any:
-    """Parts of given sizes."""
-    x, sizes, axis = normalized(node)[0]
-    return emit.ops("Split", [emit.value(x), emit.dims(list(sizes))], len(sizes), axis=axis)
-
-
-@lowers("aten.slice.Tensor")
-def slice_(emit: Emit, node: fx.Node) -> Any:
-    """start:end:step along one dimension."""
-    x, axis, start, end, step = normalized(node)[0]
-    first = emit.dim(start if start is not None else 0)
-    last = emit.dim(end if end is not None else sys.maxsize)
-    return emit.op("Slice", [emit.value(x), first, last, emit.ints(axis), emit.ints(step)])
-
-
-@lowers("aten.select.int")
-def select(emit: Emit, node: fx.Node) -> Any:
-    """One index of a dimension."""
-    x, axis, index = node.args
-    return emit.op("Gather", [emit.value(x), emit.const(int(index), "int64")], axis=int(axis))  # type: ignore[arg-type]
-
-
-@lowers("aten.cat.default")
-def cat(emit: Emit, node: fx.Node) -> Any:
-    """Joined along one dimension, as the result's type."""
-    parts, axis = normalized(node)[0]
-    dtype = node.meta["val"].dtype
-    return emit.op("Concat", [emit.cast(emit.value(p), p.meta["val"].dtype, dtype) for p in parts], axis=axis)
-
-
-@lowers("aten.stack.default")
-def stack(emit: Emit, node: fx.Node) -> Any:
-    """Joined along a new dimension."""
-    parts, axis = normalized(node)[0]
-    axis = axis % (_rank(parts[0]) + 1)
-    return emit.op("Concat", [emit.op("Unsqueeze", [emit.value(p), emit.ints(axis)]) for p in parts], axis=axis)
-
-
-def _refuse_index(node: fx.Node) -> str | None:
-    indices = [i for i in node.args[1] if i is not None]  # type: ignore[union-attr]
-    if len(indices) != 1:
-        return "indexing with several tensors at once"
-    return "indexing with a mask" if indices[0].meta["val"].dtype == torch.bool else None  # type: ignore[union-attr]
-
-
-@lowers("aten.index.Tensor", refuse=_refuse_index)
-def index(emit: Emit, node: fx.Node) -> Any:
-    """One tensor of indices along one dimension."""
-    x, indices = node.args
-    axis, chosen = next((i, v) for i, v in enumerate(indices) if v is not None)  # type: ignore[arg-type]
-    return emit.op("Gather", [emit.value(x), emit.value(chosen)], axis=axis)
-
-
-@lowers("aten.index_select.default")
-def index_select(emit: Emit, node: fx.Node) -> Any:
-    """Rows by number."""
-    x, axis, chosen = node.args
-    return emit.op("Gather", [emit.value(x), emit.value(chosen)], axis=int(axis))  # type: ignore[arg-type]
-
-
-@lowers("aten.gather.default")
-def gather(emit: Emit, node: fx.Node) -> Any:
-    """Elements by number."""
-    x, axis, chosen = node.args[:3]
-    return emit.op("GatherElements", [emit.value(x), emit.value(chosen)], axis=int(axis))  # type: ignore[arg-type]
+@lowers("aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default")
+def squeeze(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Dims of 1 dropped; others stay, as in torch."""
+    x = operands[0]
+    shape = shape_of(x)
+    given = operands[1] if len(operands) > 1 else range(len(shape))
+    axes = [axis_of(d, len(shape)) for d in ([given] if isinstance(given, int) else given)]
+    ones = sorted(d for d in axes if shape[d] == 1)
+    return emit.op("Squeeze", [emit.value(x), emit.ints(ones)]) if ones else emit.value(x)
 
 
 @lowers("aten.expand.default")
-def expand(emit: Emit, node: fx.Node) -> Any:
-    """Sizes of -1 stay; ONNX says 1 for that."""
-    x, sizes = node.args[:2]
-    return emit.op("Expand", [emit.value(x), emit.dims([1 if s == -1 else s for s in sizes])])  # type: ignore[union-attr]
+def expand(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Broadcast; -1 keeps a dim."""
+    sizes = [1 if s == -1 else s for s in operands[1]]
+    return emit.op("Expand", [emit.value(operands[0]), emit.dims(sizes)])
 
 
 @lowers("aten.repeat.default")
-def repeat(emit: Emit, node: fx.Node) -> Any:
-    """The whole tensor several times along each dimension."""
-    x, times = node.args
-    missing = len(times) - _rank(x)  # type: ignore[arg-type]
+def repeat(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Copies side by side; missing dims are put in front."""
+    x, counts = operands
     value = emit.value(x)
+    missing = len(counts) - rank_of(x)
     if missing:
-        value = emit.op("Unsqueeze", [value, emit.ints(*range(missing))])
-    return emit.op("Tile", [value, emit.dims(list(times))])  # type: ignore[arg-type]
+        value = emit.op("Unsqueeze", [value, emit.ints(range(missing))])
+    return emit.op("Tile", [value, emit.dims(counts)])
 
 
-@lowers("aten.sym_size.int")
-def sym_size(emit: Emit, node: fx.Node) -> Any:
-    """A size, as an int64 vector of one element."""
-    x, axis = node.args
-    axis = int(axis) % _rank(x)  # type: ignore[arg-type]
-    return emit.op("Shape", [emit.value(x)], start=axis, end=axis + 1)
+@lowers("aten.split_with_sizes.default")
+def split_with_sizes(emit: Emitter, node: fx.Node, operands: list[Any]) -> list[ir.Value]:
+    """Pieces of given extents."""
+    x, sizes, axis = operands
+    return _split(emit, x, sizes, axis)
 
 
-@lowers("aten.tril.default", "aten.triu.default")
-def triangle(emit: Emit, node: fx.Node) -> Any:
-    """The lower or upper triangle."""
-    x, diagonal = normalized(node)[0]
-    upper = int("triu" in str(node.target))
-    return emit.op("Trilu", [emit.value(x), emit.const(diagonal, "int64")], upper=upper)
+@lowers("aten.split.Tensor", "aten.chunk.default", "aten.unbind.int")
+def split(emit: Emitter, node: fx.Node, operands: list[Any]) -> list[ir.Value]:
+    """Pieces of the extents that the node's type has."""
+    x, axis = operands[0], operands[-1]
+    pieces = node.meta["val"]
+    if "unbind" in str(node.target):
+        cut = _split(emit, x, [1] * len(pieces), axis)
+        return [emit.op("Squeeze", [p, emit.ints([axis_of(axis, rank_of(x))])]) for p in cut]
+    return _split(emit, x, [int(p.shape[axis]) for p in pieces], axis)
+
+
+def _split(emit: Emitter, x: fx.Node, sizes: Sequence[Any], axis: int) -> list[ir.Value]:
+    attributes = {"axis": axis_of(axis, rank_of(x))}
+    return list(emit.ops("Split", [emit.value(x), emit.dims(sizes)], attributes, outputs=len(sizes)))
+
+
+@lowers("aten.slice.Tensor")
+def slice_(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """`x[..., start:end:step, ...]` along one dim."""
+    x, axis, start, end, step = operands
+    bounds = [emit.dims([0 if start is None else start]), emit.dims([_END if end is None else end])]
+    return emit.op(
+        "Slice", [emit.value(x), *bounds, emit.ints([axis_of(axis, rank_of(x))]), emit.dims([step])]
+    )
+
+
+@lowers("aten.flip.default")
+def flip(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Backwards along some dims."""
+    x, axes = operands
+    count = len(axes)
+    ends = [emit.ints([-1] * count), emit.ints([-(2**63)] * count)]
+    where = emit.ints([axis_of(a, rank_of(x)) for a in axes])
+    return emit.op("Slice", [emit.value(x), *ends, where, emit.ints([-1] * count)])
+
+
+@lowers("aten.cat.default")
+def cat(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Laid end to end, promoted to one type. torch lets an empty 1-d tensor join anything."""
+    parts = [p for p in operands[0] if shape_of(p) != (0,) or rank_of(node) == 1]
+    values = [emit.cast(p, dtype_of(node)) for p in parts]
+    return emit.op("Concat", values, {"axis": axis_of(operands[1], rank_of(node))})
+
+
+@lowers("aten.stack.default")
+def stack(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Laid beside each other along a new dim."""
+    axis = axis_of(operands[1], rank_of(node))
+    rows = [emit.op("Unsqueeze", [emit.cast(p, dtype_of(node)), emit.ints([axis])]) for p in operands[0]]
+    return emit.op("Concat", rows, {"axis": axis})
+
+
+@lowers("getitem")
+def getitem(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """One of an operator's results."""
+    found: ir.Value = emit.values[operands[0]][operands[1]]
+    return found

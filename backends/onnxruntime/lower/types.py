@@ -6,20 +6,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import torch
 from torch import fx
 
-ONNX: dict[torch.dtype, ir.DataType] = {
-    torch.float32: ir.DataType.FLOAT,
-    torch.float64: ir.DataType.DOUBLE,
-    torch.int64: ir.DataType.INT64,
-    torch.int32: ir.DataType.INT32,
-    torch.int8: ir.DataType.INT8,
-    torch.uint8: ir.DataType.UINT8,
-    torch.bool: ir.DataType.BOOL,
+ONNX: dict[torch.dtype, int] = {
+    torch.float32: 1,
+    torch.uint8: 2,
+    torch.int8: 3,
+    torch.int32: 6,
+    torch.int64: 7,
+    torch.bool: 9,
+    torch.float64: 11,
 }
-"""The types whose operators ONNX Runtime has on a CPU."""
+"""ONNX's numbers of the types whose operators ONNX Runtime has on a CPU (`TensorProto.DataType`)."""
 
 NUMPY: dict[torch.dtype, Any] = {
     torch.float32: np.float32,

@@ -7,6 +7,8 @@ blocks, K tokens per block, M blocks per table, B batch, S sequence.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from optcc.ir.ops.library import define
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float) -> Tensor:
-    """One request: q [Q,H,C], k and v [L,G,C], visible bool [Q,L] -> [Q,H,C]; a group of H/G heads shares a KV head."""
+    """One request: q [Q,H,C], k and v [L,G,C], visible bool [Q,L] -> [Q,H,C]; H/G heads share a KV head."""
     heads, kv_heads = q.shape[1], k.shape[1]
     k = k.repeat_interleave(heads // kv_heads, dim=1)
     v = v.repeat_interleave(heads // kv_heads, dim=1)
@@ -26,7 +28,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, soft
 
 
 def _causal(first: int, queries: int, keys: int, window: int, device: torch.device) -> Tensor:
-    """bool [queries, keys]: query i stands at position first + i and sees keys up to itself, at most `window` of them."""
+    """Bool [queries, keys]: query i stands at first + i and sees keys up to itself, at most `window`."""
     query = torch.arange(first, first + queries, device=device)[:, None]
     key = torch.arange(keys, device=device)[None, :]
     visible = key <= query
@@ -50,7 +52,7 @@ def attention(
     """
     out = torch.empty_like(q)
     starts = query_starts.tolist()
-    for begin, end in zip(starts, starts[1:], strict=False):
+    for begin, end in pairwise(starts):
         count = end - begin
         visible = _causal(0, count, count, window, q.device)
         out[begin:end] = _attend(q[begin:end], k[begin:end], v[begin:end], visible, scale, softcap)
@@ -80,7 +82,7 @@ def paged_attention(
     out = torch.empty_like(q)
     block_size = k_pool.shape[1]
     starts = query_starts.tolist()
-    for request, (begin, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for request, (begin, end) in enumerate(pairwise(starts)):
         table = block_table[request].long()
         position = positions[begin:end]
         block, offset = table[position // block_size], position % block_size
@@ -95,7 +97,9 @@ def paged_attention(
     return out
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float = 0.0) -> Tensor:
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float = 0.0
+) -> Tensor:
     """Bidirectional attention of a padded batch.
 
     Shapes: q [B,S,H,C], k and v [B,S,G,C], mask bool [B,S] (true: a real token) or None -> [B,S,H,C].
@@ -110,9 +114,15 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale
 
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
-    torch._check(q.shape[-2] % k.shape[-2] == 0, lambda: f"attention: {q.shape[-2]} heads over {k.shape[-2]} KV heads")
-    torch._check(k.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {k.shape[-1]} differ")
-    torch._check(v.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {v.shape[-1]} differ")
+    torch._check(
+        q.shape[-2] % k.shape[-2] == 0, lambda: f"attention: {q.shape[-2]} heads over {k.shape[-2]} KV heads"
+    )
+    torch._check(
+        k.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {k.shape[-1]} differ"
+    )
+    torch._check(
+        v.shape[-1] == q.shape[-1], lambda: f"attention: head widths {q.shape[-1]} and {v.shape[-1]} differ"
+    )
 
 
 def _attention_fake(
@@ -137,7 +147,9 @@ def _paged_attention_fake(
     softcap: float = 0.0,
 ) -> Tensor:
     _check_heads(q, k, v)
-    torch._check(k_pool.shape[-2] == k.shape[-2], lambda: f"paged_attention: pool {k_pool.shape} for keys {k.shape}")
+    torch._check(
+        k_pool.shape[-2] == k.shape[-2], lambda: f"paged_attention: pool {k_pool.shape} for keys {k.shape}"
+    )
     return q.new_empty(q.shape)
 
 

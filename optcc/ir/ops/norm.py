@@ -36,7 +36,9 @@ def _rms_norm_fake(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _add_rms_norm_fake(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    torch._check(weight.shape[0] == x.shape[-1], lambda: f"add_rms_norm: weight {weight.shape} for x {x.shape}")
+    torch._check(
+        weight.shape[0] == x.shape[-1], lambda: f"add_rms_norm: weight {weight.shape} for x {x.shape}"
+    )
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 

@@ -32,7 +32,11 @@ def _width(packed: Tensor, bits: int) -> int:
 
 def _spread(per_group: Tensor, width: int, group: int) -> Tensor:
     """One value per group -> one per element of the last dimension."""
-    return per_group.expand(*per_group.shape[:-1], width) if group == 0 else per_group.repeat_interleave(group, -1)
+    return (
+        per_group.expand(*per_group.shape[:-1], width)
+        if group == 0
+        else per_group.repeat_interleave(group, -1)
+    )
 
 
 def dequantize(
@@ -53,7 +57,7 @@ def dequantize(
 
 
 def quantize_activation(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """Symmetric dynamic quantization, one scale per token and group: `round(x / s)` with `s = max|x| / (2^(bits-1) - 1)`.
+    """Symmetric dynamic quantization, one scale per token and group: `round(x / s)`, `s = max|x| / (2^(bits-1) - 1)`.
 
     Shapes: x [..., K] -> int8 [..., K], float32 [..., K/group] ([..., 1] for group 0). Ties round to even.
     """

@@ -31,7 +31,9 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
 
 
 def _rope_fake(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    torch._check(2 * cos.shape[-1] <= x.shape[-1], lambda: f"rope: tables {cos.shape} are wider than x {x.shape}")
+    torch._check(
+        2 * cos.shape[-1] <= x.shape[-1], lambda: f"rope: tables {cos.shape} are wider than x {x.shape}"
+    )
     return x.new_empty(x.shape)
 
 

@@ -31,5 +31,9 @@ class Check:
         check_ir(module, FORMS.get(str(module.attrs.get("form"))))
         differs = module_text(module) != self._before
         if changed != differs:
-            fact = "changed the module and says it didn't" if differs else "says it changed the module and didn't"
+            fact = (
+                "changed the module and says it didn't"
+                if differs
+                else "says it changed the module and didn't"
+            )
             raise IRCheckFailed(f"`{step}` {fact}")

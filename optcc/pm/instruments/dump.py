@@ -23,7 +23,10 @@ class Dump:
         present = list(directory.iterdir())
         foreign = [p for p in present if p.suffix != ".ir"]
         if foreign:
-            raise OutputInTheWay(f"`{directory}` holds `{foreign[0].name}`, which is no IR dump", hint="name an empty directory")
+            raise OutputInTheWay(
+                f"`{directory}` holds `{foreign[0].name}`, which is no IR dump",
+                hint="name an empty directory",
+            )
         for path in present:
             path.unlink()
         self._directory, self._count = directory, 0

@@ -85,7 +85,7 @@ class Record:
                 changed,
                 module.count(),
                 module.weight_bytes(),
-                {rule: count for rule, count in ctx.rewrites.hits.items()},
+                dict(ctx.rewrites.hits),
                 list(ctx.rewrites.misses),
                 list(ctx.notes),
             )

@@ -17,7 +17,13 @@ from optcc.errors import BadOption, GroupSize, OptccError, PreconditionFailed, U
 from optcc.recipe import load_recipe
 from tests import zoo
 
-SMALL = ["target.backend=reference", "target.threads=1", "check.tokens=64", "check.window=32", "check.limits.greedy=0"]
+SMALL = [
+    "target.backend=reference",
+    "target.threads=1",
+    "check.tokens=64",
+    "check.window=32",
+    "check.limits.greedy=0",
+]
 LOOSE = [*SMALL, "check.limits.kl=1", "check.limits.top1=0.1", "check.limits.nll=1"]
 
 
@@ -37,7 +43,9 @@ def files(root: Path) -> dict[str, bytes]:
     }
 
 
-def test_two_compiles_give_the_same_bytes_and_the_second_comes_from_the_cache(model: str, tmp_path: Path) -> None:
+def test_two_compiles_give_the_same_bytes_and_the_second_comes_from_the_cache(
+    model: str, tmp_path: Path
+) -> None:
     recipe = load_recipe("cpu-int8", SMALL)
     cached = CompileOptions(cache=tmp_path / "cache", speed=False)
     first = compile_model(model, recipe, tmp_path / "a", cached)
@@ -71,7 +79,9 @@ def test_a_damaged_cache_entry_is_not_used(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [0.3, 0.6, 0.9])
-def test_a_killed_compile_leaves_nothing_and_goes_on_where_it_was(model: str, tmp_path: Path, after: float) -> None:
+def test_a_killed_compile_leaves_nothing_and_goes_on_where_it_was(
+    model: str, tmp_path: Path, after: float
+) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     script = (
         "import sys; from pathlib import Path; from optcc.compile import *; from optcc.recipe import load_recipe\n"
@@ -119,10 +129,15 @@ def test_a_failed_gate_writes_an_artifact_that_does_not_open(model: str, tmp_pat
         (["serve.paged-kv.block-size=7"], BadOption),
     ],
 )
-def test_a_bad_recipe_leaves_nothing(model: str, tmp_path: Path, overrides: list[str], error: type[OptccError]) -> None:
+def test_a_bad_recipe_leaves_nothing(
+    model: str, tmp_path: Path, overrides: list[str], error: type[OptccError]
+) -> None:
     with pytest.raises(error):
         compile_model(
-            model, load_recipe("cpu-int8", [*LOOSE, *overrides]), tmp_path / "out", CompileOptions(cache=None, speed=False)
+            model,
+            load_recipe("cpu-int8", [*LOOSE, *overrides]),
+            tmp_path / "out",
+            CompileOptions(cache=None, speed=False),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +157,9 @@ def test_a_decoder_needs_its_cache_attached(model: str, tmp_path: Path) -> None:
     path = tmp_path / "bare.yaml"
     path.write_text("version: 1\nextends: cpu-fp32\npasses: {serve: []}\n")
     with pytest.raises(PreconditionFailed, match=r"serve\.paged-kv"):
-        compile_model(model, load_recipe(path, LOOSE), tmp_path / "out", CompileOptions(cache=None, speed=False))
+        compile_model(
+            model, load_recipe(path, LOOSE), tmp_path / "out", CompileOptions(cache=None, speed=False)
+        )
 
 
 def test_an_unknown_pass_names_file_and_line(model: str, tmp_path: Path) -> None:

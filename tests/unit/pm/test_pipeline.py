@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from optcc.errors import BadOption, OutputInTheWay, PassFailed, PipelineText, UnknownOption, UnknownPass
 from optcc.ir.parse import parse_module
 from optcc.ir.text import module_text
-from optcc.pm import Builder, Context, Fix, Module, Pass, Pipeline, build_pass, parse_pipeline, pass_ids, run_pipeline
+from optcc.pm import (
+    Builder,
+    Context,
+    Fix,
+    Module,
+    Pass,
+    Pipeline,
+    build_pass,
+    parse_pipeline,
+    pass_ids,
+    run_pipeline,
+)
 from optcc.pm.instruments import Check, Diff, Dump, Record
 from tests.unit.pm.halve import Halve
 
@@ -72,7 +83,7 @@ def test_fix_that_never_ends_is_an_error() -> None:
 
 @pytest.mark.parametrize("changes", [True, False])
 def test_a_pass_that_lies_about_changing_is_caught(changes: bool) -> None:
-    with pytest.raises(PassFailed, match="test.liar"):
+    with pytest.raises(PassFailed, match=r"test\.liar"):
         run_pipeline(parse_module(TEXT), Pipeline((Halve(), Liar(changes))), Context(), [Check()])
 
 
@@ -114,9 +125,9 @@ def test_dump_refuses_a_directory_with_other_files(tmp_path: Path) -> None:
 
 @given(
     st.floats(-1e6, 1e6),
-    st.lists(st.text("abc*._-/ \"{}[],=", min_size=1, max_size=6), max_size=3),
+    st.lists(st.text('abc*._-/ "{}[],=', min_size=1, max_size=6), max_size=3),
     st.booleans(),
-    st.text("abc true12.{}=\"", max_size=8),
+    st.text('abc true12.{}="', max_size=8),
 )
 def test_options_round_trip_through_text(number: float, names: list[str], on: bool, label: str) -> None:
     step = Halve(number, tuple(names), on, label)
@@ -158,7 +169,8 @@ def test_unknown_pass_names_the_nearest() -> None:
 
 def test_a_plugin_is_read_from_a_file(tmp_path: Path) -> None:
     source = (
-        "from dataclasses import dataclass\nfrom optcc.pm import Pass\n\n@dataclass(frozen=True)\nclass Nothing(Pass):\n"
+        "from dataclasses import dataclass\nfrom optcc.pm import Pass\n\n"
+        "@dataclass(frozen=True)\nclass Nothing(Pass):\n"
         "    '''Change nothing.'''\n    times: int = 1\n\n    def run(self, module, ctx):\n        return False\n"
     )
     (tmp_path / "mine.py").write_text(source)

@@ -48,14 +48,18 @@ weights {
     st.integers(0, 2**31),
     st.floats(-1, 2),
 )
-def test_error_is_at_most_half_a_step(rows: int, shape: tuple[int, int], scale_dtype: str, seed: int, power: float) -> None:
+def test_error_is_at_most_half_a_step(
+    rows: int, shape: tuple[int, int], scale_dtype: str, seed: int, power: float
+) -> None:
     width, group = shape
     torch.manual_seed(seed)
     weight = torch.randn(rows, width) * 10**power
     packed = round_to_nearest(weight, WeightFormat(8, group, True, scale_dtype))
     back = dequantize(packed.packed, packed.scale, None, 8, group, torch.float32)
     step = packed.scale.float().repeat_interleave(group or width, -1)
-    half = 0.5 if scale_dtype == "float32" else 0.75  # a rounded scale can leave the largest value outside the range
+    half = (
+        0.5 if scale_dtype == "float32" else 0.75
+    )  # a rounded scale can leave the largest value outside the range
     assert ((back - weight).abs() <= half * step + 1e-6 * weight.abs() + 2e-8).all()
 
 
@@ -107,7 +111,9 @@ def test_quantize_linear_stores_a_tied_weight_once() -> None:
         module.weights.put(name, torch.randn(module.weights.spec(name)[1]))
     ids = {"input_ids": torch.tensor([3, 1, 4, 1, 5]), "position_ids": torch.arange(5)}
     before = interpret(module, ids)["logits"]
-    run_pipeline(module, parse_pipeline("quantize.linear{scheme=int8-g32-a8 skip=[mid]}"), Context(), [Check()])
+    run_pipeline(
+        module, parse_pipeline("quantize.linear{scheme=int8-g32-a8 skip=[mid]}"), Context(), [Check()]
+    )
     assert [n for n in module.weights if "emb" in n] == ["emb.packed", "emb.scale"]
     assert "mid" in module.weights
     after = interpret(module, ids)["logits"]

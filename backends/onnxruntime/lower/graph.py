@@ -1,0 +1,100 @@
+"""A whole module as one ONNX model; the same module gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from optcc.artifact.weights import Span
+from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
+from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
+from optcc.backends.onnxruntime.lower.quantized import stored_offset
+from optcc.backends.onnxruntime.lower.registry import RULES, operands
+from optcc.backends.onnxruntime.lower.types import ONNX
+from optcc.errors import BackendCompileFailed, UnsupportedOp
+from optcc.ir.module import Module, source_of
+from optcc.ir.text import target_name
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+OPSET = 21
+IR_VERSION = 10
+
+
+def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
+    """The main graph as a serialized ONNX model whose weights are views of `weights.safetensors`.
+
+    Raises:
+        UnsupportedOp: an operator without a lowering; preflight finds it earlier.
+        BackendCompileFailed: an input and an output share a name.
+    """
+    import onnx_ir as ir
+
+    emit = Emitter(module, spans, stored_offset(list(module.graphs.values())))
+    inputs = [_input(emit, node) for node in module.inputs()]
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            emit.scope = node.name
+            emit.values[node] = _emit(emit, node)
+    outputs = _outputs(emit) + emit.extra_outputs
+    graph = ir.Graph(
+        inputs,
+        outputs,
+        nodes=emit.nodes,
+        initializers=list(emit.initializers.values()),
+        opset_imports={"": OPSET, MICROSOFT: 1},
+        name="model",
+    )
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="optcc")
+    serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
+    return serialized
+
+
+def _input(emit: Emitter, node: fx.Node) -> ir.Value:
+    import onnx_ir as ir
+
+    value = emit.values[node] = _typed(emit, node, ir.Value(name=node.name))
+    return value
+
+
+def _typed(emit: Emitter, node: fx.Node, value: ir.Value) -> ir.Value:
+    import onnx_ir as ir
+
+    kind = node.meta["val"]
+    if kind.dtype not in ONNX:
+        raise UnsupportedOp(
+            f"{node.name} is of type {kind.dtype}", hint="set `dtype: float32` under `model:`"
+        )
+    value.type = ir.TensorType(ir.DataType(ONNX[kind.dtype]))
+    value.shape = ir.Shape([d if isinstance(d, int) else emit.module.dims.show(d) for d in kind.shape])
+    return value
+
+
+def _emit(emit: Emitter, node: fx.Node) -> Any:
+    rule = RULES.get(target_name(node))
+    reason = f"{target_name(node)} has no lowering" if rule is None else rule.refuse(node, operands(node))
+    if rule is None or reason:
+        raise UnsupportedOp(f"{target_name(node)}: {reason}", where=source_of(node) or f"%{node.name}")
+    return rule.lower(emit, node, operands(node))
+
+
+def _outputs(emit: Emitter) -> list[ir.Value]:
+    """The results under their own names. Each becomes a value of its own, whatever it is a view of."""
+    emit.scope = "return"
+    results = emit.module.graph.output_node().args[0]
+    assert isinstance(results, tuple)
+    taken = {node.name for node in emit.module.inputs()}
+    found = []
+    for name, node in zip(emit.module.output_names(), results, strict=True):
+        if name in taken:
+            raise BackendCompileFailed(
+                f"an input and a result are both called {name}", hint="rename one of them"
+            )
+        assert isinstance(node, fx.Node)
+        value = emit.op("Identity", [emit.value(node)])
+        value.name = name
+        found.append(_typed(emit, node, value))
+    return found

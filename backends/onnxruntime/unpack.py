@@ -1,0 +1,30 @@
+"""An artifact's stored tensors back in the module's own form, so that others can read what is really there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from optcc.artifact.weights import SafetensorsIndex
+from optcc.backends.reference.weights import open_weights
+from optcc.ir.module import Module
+from optcc.ir.parse import parse_module
+from optcc.ir.weights import WeightStore
+
+
+def unpack(root: Path) -> Module:
+    """The module of an artifact over its canonical weights; what was repacked is turned back when it is read here.
+
+    Raises:
+        CorruptWeights, IRTextError: the files can't be read.
+    """
+    path = root / "weights.safetensors"
+    index = SafetensorsIndex.open(path)
+    declared = parse_module((root / "model.ir").read_text()).weights
+    store: WeightStore = open_weights(path)
+    for name in declared:
+        if declared.spec(name)[0] == torch.int8 and index.tensors[name].dtype == "U8":
+            store.put(name, torch.from_numpy(np.asarray(index.view(name)) ^ np.uint8(0x80)).view(torch.int8))
+    return parse_module((root / "model.ir").read_text(), store)

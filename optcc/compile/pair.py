@@ -1,0 +1,91 @@
+"""Original and artifact, both open: what the check compares and the speed measurement times, opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from optcc.artifact import Manifest
+from optcc.backends.protocol import Backend
+from optcc.backends.registry import load_backend
+from optcc.compile.original import Original
+from optcc.frontend import LoadOptions, ModelSource
+from optcc.runtime.chat import ChatTemplate
+from optcc.runtime.executor import CallExecutor, Executor
+from optcc.runtime.tokenizer import Tokenizer
+
+Render = Callable[[Sequence[Mapping[str, str]]], str]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to check against: where it came from and how it was loaded."""
+
+    source: ModelSource
+    options: LoadOptions
+
+
+class Pair:
+    """A model and what was compiled from it. Each side is opened when it is first used.
+
+    Args:
+        root: the artifact's directory; its hashes are not looked at.
+        manifest: of the artifact.
+        subject: the original.
+        threads: 0 means one per physical core.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest, subject: Subject, threads: int) -> None:
+        self.root, self.manifest, self.subject, self.threads = root, manifest, subject, threads
+        self.tokenizer, self.render = text_tools(root)
+
+    @cached_property
+    def original(self) -> Original:
+        """The user's model."""
+        return Original(self.subject.source, self.subject.options)
+
+    @cached_property
+    def decoder(self) -> Executor:
+        """The artifact's executor."""
+        return self._backend().open_decoder(self.root, self.manifest.spec, self.threads)
+
+    @cached_property
+    def function(self) -> CallExecutor:
+        """The artifact as a function."""
+        return self._backend().open_function(self.root, self.manifest.spec, self.threads)
+
+    def _backend(self) -> Backend:
+        return load_backend(str(self.manifest.target["backend"]))
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if "decoder" in self.__dict__:
+            self.decoder.close()
+        for name in ("original", "decoder", "function"):
+            self.__dict__.pop(name, None)
+
+
+@contextmanager
+def open_pair(root: Path, manifest: Manifest, subject: Subject, threads: int) -> Iterator[Pair]:
+    """A Pair that is closed at the end."""
+    pair = Pair(root, manifest, subject, threads)
+    try:
+        yield pair
+    finally:
+        pair.close()
+
+
+def text_tools(root: Path) -> tuple[Tokenizer | None, Render | None]:
+    """An artifact's tokenizer and chat template, where it has them."""
+    folder = root / "tokenizer"
+    if not (folder / "tokenizer.json").is_file():
+        return None, None
+    tokenizer = Tokenizer.load(folder)
+    if not (folder / "chat_template.jinja").is_file():
+        return tokenizer, None
+    special = tokenizer.special
+    template = ChatTemplate.load(folder, bos_token=special.bos_token or "", eos_token=special.eos_token or "")
+    return tokenizer, lambda messages: template.render([dict(m) for m in messages])

@@ -1,0 +1,115 @@
+"""`optcc plan` and `optcc passes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optcc.cli.passes import _tell
+from optcc.pm import parse_pipeline, pass_ids
+from optcc.pm.instruments import PassRecord
+from tests.unit.cli.conftest import Cli
+
+
+@pytest.mark.parametrize("preset", ["cpu-fp32", "cpu-int8"])
+def test_pipeline_text_parses_back(preset: str, cli: Cli) -> None:
+    data = cli("plan", preset, "--json").data
+    steps = [str(step) for step in parse_pipeline(data["pipeline"])]
+    assert steps == [step for stage in data["stages"].values() for step in stage]
+    told = cli("plan", preset).out.partition("\npasses\n")[2]
+    text = "\n".join(line for line in told.splitlines() if not line.lstrip().startswith("#"))
+    assert [str(step) for step in parse_pipeline(text)] == steps
+
+
+def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "version: 1\ntarget: {backend: reference}\n"
+        "passes:\n  quantize: [quantize.linear: {scheme: int8-g32-a8}]\n"
+        "check: {limits: {nll: 0.5, greedy: 0.1}}\n"
+    )
+    child = tmp_path / "child.yaml"
+    child.write_text("version: 1\nextends: ./base.yaml\ncheck: {limits: {greedy: 0.2}}\n")
+    data = cli("plan", child, "--set", "check.limits.kl=0.5", "--json").data
+    assert {bound["metric"]: (bound["value"], bound["origin"]) for bound in data["limits"]} == {
+        "kl": (0.5, "--set"),
+        "top1": (0.93, "scheme int8-g32-a8"),
+        "nll": (0.5, "recipe ./base.yaml"),
+        "greedy": (0.2, "recipe child"),
+    }
+
+
+def test_prediction_is_near_what_a_compile_makes(cli: Cli, compiled: Path, model: Path, recipe: Path) -> None:
+    told = cli("plan", model, recipe, "--json")
+    assert told.code == 0
+    predicted = told.data["prediction"]["artifact_bytes"]
+    report = cli("inspect", compiled, "--json").data["report"]
+    assert predicted == pytest.approx(report["artifact_bytes"], rel=0.15)
+    assert told.data["prediction"]["how"]["peak"].startswith("450 MB for the process")
+    assert told.data["prediction"]["peak_bytes"] > 450e6
+
+
+def test_plan_refuses_what_a_compile_would(cli: Cli, model: Path, recipe: Path) -> None:
+    assert cli("plan", model, recipe, "--set", "passes.fuse=[fuse.nothing]", "--json").error["code"] == "E104"
+    assert cli("plan", "absent", recipe, "--json").error["code"] == "E201"
+
+
+def test_passes_list(cli: Cli) -> None:
+    data = cli("passes", "list", "--json").data
+    assert [row["id"] for row in data] == pass_ids()
+    assert all(row["does"] for row in data)
+    told = cli("passes", "list").out
+    assert max(map(len, told.splitlines())) <= 100
+    assert "  serve.paged-kv " in told
+
+
+def test_passes_show(cli: Cli) -> None:
+    data = cli("passes", "show", "serve.paged-kv", "--json").data
+    (option,) = data["options"]
+    assert (option["name"], option["type"], option["default"]) == ("block-size", "int", "16")
+    assert option["does"].startswith("tokens per block")
+    assert "Options:" not in data["doc"]
+    assert "block-size: int, default 16" in cli("passes", "show", "serve.paged-kv").out
+    assert cli("passes", "show", "serve.paged", "--json").error["code"] == "E104"
+
+
+FUSION = """\
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from optcc.pm import RewritePass, Rule, Var, op
+
+
+def only_wide(match):
+    width = match.shape("x")[-1]
+    return None if width > 1000 else f"only {width} channels"
+
+
+@dataclass(frozen=True)
+class Relu(RewritePass):
+    \"\"\"silu of wide values becomes relu.\"\"\"
+
+    rules: ClassVar = (
+        Rule("wide-silu", op("aten.silu.default", Var("x")),
+             lambda match, build: build.call(torch.ops.aten.relu.default, match["x"]), only_wide),
+    )
+"""
+
+
+def test_passes_why_names_rule_place_and_reason(
+    cli: Cli, model: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "relu.py").write_text(FUSION)
+    setting = ["--set", f"passes.fuse=[{tmp_path / 'relu.py'}:Relu]"]
+    ref = cli("plan", recipe, *setting, "--json").data["stages"]["fuse"][0]
+    data = cli("passes", "why", ref, model, recipe, *setting, "--json").data
+    assert [miss["reason"] for miss in data["misses"]] == ["only 128 channels"] * 3
+    capfd.readouterr()
+    _tell(PassRecord.from_json(data))
+    told = capfd.readouterr().out
+    assert "wide-silu: only 128 channels" in told
+    assert "transformers/" in told
+    refused = cli("passes", "why", "quantize.linear", model, recipe, "--json")
+    assert (refused.code, refused.error["code"]) == (2, "E104")
+    assert "doesn't run" in refused.error["what"]
