@@ -162,7 +162,15 @@ class Emitter:
         return self.op("Cast", [value], {"to": ONNX[dtype]})
 
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-        """Reshape to constants, one of which may be -1."""
+        """Reshape to constants, one of which may be -1; 0 keeps a dim.
+
+        A reshape of a reshape reads the first one's operand: the one between costs a call per step.
+        """
+        producer = value.producer()
+        while producer is not None and producer.op_type == "Reshape" and 0 not in shape:
+            first = producer.inputs[0]
+            assert first is not None
+            value, producer = first, first.producer()
         return self.op("Reshape", [value, self.ints(shape)])
 
     def dims(self, sizes: Sequence[Any]) -> ir.Value:

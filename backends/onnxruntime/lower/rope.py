@@ -30,7 +30,11 @@ def rope(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     attributes = {"interleaved": int(interleaved), "num_heads": heads}
     if 2 * half < width:
         attributes["rotary_embedding_dim"] = 2 * half
-    batched = emit.op("Reshape", [emit.value(x), _rows(emit, x, heads * width)])
+    value = emit.value(x)
+    if rank_of(x) == 3:
+        batched = emit.reshape(value, [1, -1, heads * width])
+    else:
+        batched = emit.op("Reshape", [value, _rows(emit, x, heads * width)])
     first = emit.constant(np.zeros(1, np.int64))
     turned = emit.op(
         "RotaryEmbedding", [batched, first, emit.value(cos), emit.value(sin)], attributes, MICROSOFT
@@ -44,8 +48,6 @@ def rope(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
 
 def _rows(emit: Emitter, x: fx.Node, width: int) -> ir.Value:
     """The shape [batch, T, heads * width] that the kernel wants."""
-    if rank_of(x) == 3:
-        return emit.ints([1, -1, width])
     if rank_of(x) == 4:
         return emit.ints([0, 0, width])
     tokens = emit.op("Slice", [emit.op("Shape", [emit.value(x)]), emit.ints([-3]), emit.ints([-2])])
