@@ -1,7 +1,7 @@
 """ONNX Runtime behind the runtime's contracts. Imports neither torch nor transformers.
 
-The pools are numpy arrays of ours. Each is bound as input and as result to the same memory, and ONNX Runtime's ScatterND
-then writes in place: a step costs what it attends to, whatever the pool's size.
+The pools are numpy arrays of ours. Each is bound as input and as result to the same memory, and ONNX Runtime's
+ScatterND then writes in place: a step costs what it attends to, whatever the pool's size.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class OnnxFunction:
 
     def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run once."""
-        given = {name: np.ascontiguousarray(value) for name, value in inputs.items() if name in self._inputs}
+        given = {name: np.asarray(value, order="C") for name, value in inputs.items() if name in self._inputs}
         return dict(zip(self._names, self._session.run(self._names, given)))
 
 

@@ -108,5 +108,5 @@ class ReferenceFunction:
 
     def call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Named arrays to named arrays."""
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
+        tensors = {name: torch.from_numpy(np.asarray(value, order="C")) for name, value in inputs.items()}
         return {name: value.numpy() for name, value in interpret(self._module, tensors).items()}

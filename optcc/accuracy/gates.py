@@ -18,6 +18,7 @@ from optcc.errors import RecipeField, nearest
 Direction = Literal["at-most", "at-least"]
 Outcome = Literal["pass", "fail", "undecided"]
 Status = Literal["ok", "failed", "undecided"]
+Subject = Literal["text", "output"]
 
 # More tokens than this would be a wrong promise: the value is on the limit.
 _MAX_TOKENS = 100_000_000
@@ -25,12 +26,16 @@ _MAX_TOKENS = 100_000_000
 
 @dataclass(frozen=True)
 class Metric:
-    """A thing that can be limited: its name in recipes, which side is good, its unit, what it is."""
+    """A thing that can be limited: its name in recipes, which side is good, its unit, what it is, what has it.
+
+    A decoder is measured on texts, a function on its outputs; only outputs that hold class scores have `top1` too.
+    """
 
     name: str
     direction: Direction
     unit: str
     meaning: str
+    subject: Subject = "text"
 
 
 METRICS: Mapping[str, Metric] = {
@@ -42,10 +47,10 @@ METRICS: Mapping[str, Metric] = {
         Metric("nll", "at-most", "nats", "rise of the mean negative log-likelihood of the text"),
         Metric("ppl_ratio", "at-most", "", "perplexity of the artifact / of the original"),
         Metric("greedy", "at-least", "fraction", "leading greedy tokens equal to the original's"),
-        Metric("cosine", "at-least", "", "mean cosine of output vectors"),
-        Metric("cosine_min", "at-least", "", "smallest cosine of any output vector seen"),
-        Metric("max_abs", "at-most", "", "largest absolute error of any output element seen"),
-        Metric("sqnr", "at-least", "dB", "signal power / error power of the outputs"),
+        Metric("cosine", "at-least", "", "mean cosine of output vectors", "output"),
+        Metric("cosine_min", "at-least", "", "smallest cosine of any output vector seen", "output"),
+        Metric("max_abs", "at-most", "", "largest absolute error of any output element seen", "output"),
+        Metric("sqnr", "at-least", "dB", "signal power / error power of the outputs", "output"),
     )
 }
 

@@ -68,7 +68,7 @@ def resolve_limits(recipe: Recipe, plan: Plan, overrides: Iterable[str]) -> list
     for step in plan.stages["quantize"]:
         name = getattr(step, "scheme", None)
         if isinstance(name, str):
-            limits = load_scheme(name, recipe.base).limits
+            limits = plan.default_limits(load_scheme(name, recipe.base))
             found |= {m: Bound(m, value, f"scheme {name}") for m, value in limits.items()}
     keys = {item.partition("=")[0].strip() for item in overrides}
     for metric, value in recipe.check.limits.items():

@@ -2,8 +2,8 @@
 
 An entry's key is the hash of everything its content depends on: all sources of optcc and of plugins, the model's
 digest, loading options, versions of the libraries that compute, the thread count, and the passes so far with the
-content of the files they name. An entry holds the module's text, references to its tensors (which lie beside, named by content), and
-the passes' records.
+content of the files they name. An entry holds the module's text, references to its tensors (which lie beside, named
+by content), and the passes' records.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class Job:
 
     def limits(self, plan: Plan) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults; where several schemes limit one metric, the last one's."""
-        defaults = [dict(scheme.limits) for _, scheme in self._schemes(plan)]
+        defaults = [plan.default_limits(scheme) for _, scheme in self._schemes(plan)]
         merged: dict[str, float] = {}
         for limits in [*defaults, dict(self.recipe.check.limits)]:
             merged |= limits

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optcc.accuracy.gates import METRICS
 from optcc.backends.protocol import Backend
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.text import parse_pipeline
-from optcc.recipe import Recipe
+from optcc.recipe import Recipe, Scheme
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Plan:
                 return name
             index -= len(passes)
         raise IndexError(index)
+
+    def default_limits(self, scheme: Scheme) -> dict[str, float]:
+        """A scheme's limits that can be measured here: on texts for a decoder, which is served, else on outputs."""
+        subject = "text" if self.stages.get("serve") else "output"
+        return {m: limit for m, limit in scheme.limits.items() if METRICS[m].subject == subject}
 
     def text(self) -> str:
         """The pipeline as text, one pass a line; it parses back."""

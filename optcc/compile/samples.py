@@ -16,7 +16,6 @@ from optcc.recipe import CheckOptions
 from optcc.runtime.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
-_SENTENCES = 200
 _BATCH = 8
 _EXAMPLES = 8
 
@@ -54,25 +53,29 @@ def function_inputs(
 def _sentences(
     tokenizer: Tokenizer, options: CheckOptions, longest: int, base: Path | None
 ) -> list[dict[str, Array]]:
-    """200 pieces of text of 4 to `longest` tokens, padded in batches of 8."""
+    """The recipe's tokens of text cut into pieces of 4 to `longest` tokens, padded in batches of 8.
+
+    Behind the first batch, pieces of similar lengths share one, so that little of what is computed is padding.
+    """
     names = [name for name in options.data if name != "chat"] or ["prose"]
-    mean = (4 + longest) // 2
     sets = load_text_sets(
         names,
         lambda text: tokenizer.encode(text, add_special=False),
-        tokens=_SENTENCES * (mean + 8),
-        window=_SENTENCES * (mean + 8) // len(names),
+        tokens=options.tokens,
+        window=options.window,
         base=base,
     )
     stream = np.concatenate([w for s in sets for w in s.windows])
     generator = np.random.Generator(np.random.Philox(1))
     prefix, suffix = _frame(tokenizer)
+    most = max(1, longest - len(prefix) - len(suffix))
     rows: list[list[int]] = []
     at = 0
-    while len(rows) < _SENTENCES and at < len(stream):
-        size = int(generator.integers(4, longest - len(prefix) - len(suffix) + 1))
+    while at < len(stream):
+        size = int(generator.integers(min(4, most), most + 1))
         rows.append([*prefix, *stream[at : at + size].tolist(), *suffix])
         at += size
+    rows[_BATCH:] = sorted(rows[_BATCH:], key=len)
     batches = []
     for first in range(0, len(rows), _BATCH):
         group = rows[first : first + _BATCH]

@@ -140,8 +140,8 @@ class WeightStore:
         raw = memoryview(data.view(-1).view(torch.uint8).numpy()) if data.numel() else memoryview(b"")  # type: ignore[arg-type]
         digest = hashlib.sha256(raw).hexdigest()
         path = self.directory / f"{digest}.bin"
-        if not (path.exists() and path.stat().st_size == raw.nbytes):
-            _write_atomically(path, raw)
+        # Written even if it is there: a damaged file of that name must not stay.
+        _write_atomically(path, raw)
         self.refs[name] = TensorRef(path, 0, raw.nbytes, data.dtype, tuple(data.shape), None, digest)
 
     def declare(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

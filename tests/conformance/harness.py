@@ -1,47 +1,71 @@
-"""One module as IR text, compiled by a backend as a compile would, against the interpreter."""
+"""Modules of a few operators, compiled by a backend as a compile would, against the interpreter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor, fx
 
 from optcc.artifact.weights import TensorSource, write_safetensors
 from optcc.backends.registry import load_backend
-from optcc.ir import ops  # noqa: F401 - registers the operators the text names
+from optcc.ir import ops  # noqa: F401 - registers the operators
+from optcc.ir.builder import Builder
 from optcc.ir.interpret import interpret
 from optcc.ir.module import Module
-from optcc.ir.parse import parse_module
 from optcc.ir.text import module_text
+from optcc.ir.types import parse_type
 from optcc.runtime.executor import CallExecutor
 
-SIZES = ({"T": 1, "R": 1, "B": 1, "S": 1}, {"T": 7, "R": 3, "B": 3, "S": 5}, {"T": 64, "R": 5, "B": 2, "S": 33})
-"""Sizes every case runs at: one of everything, odd ones, larger ones."""
+SIZES = (
+    {"T": 1, "R": 1, "B": 1, "S": 1, "W": 1},
+    {"T": 7, "R": 3, "B": 3, "S": 5, "W": 2},
+    {"T": 33, "R": 5, "B": 2, "S": 12, "W": 9},
+)
+"""Every case runs at all of them: one of everything, odd ones, larger ones."""
+
+Make = Callable[..., Any]
 
 
-def module_of(text: str, seed: int = 0) -> Module:
-    """The module of a text with random weights: normal floats, any small integer."""
-    module = parse_module(text)
-    generator = torch.Generator().manual_seed(seed)
-    for name in list(module.weights):
-        dtype, shape = module.weights.spec(name)
-        module.weights.put(name, draw(dtype, shape, generator, positive="scale" in name or "var" in name))
+@dataclass(frozen=True)
+class Case:
+    """A small graph.
+
+    Attributes:
+        name: of the test.
+        inputs: type of each input, as IR text has it.
+        make: the results, from a Builder and the input nodes.
+        high: integers of an input are drawn from 0 up to this.
+        tolerance: largest error, relative to the largest expected value or 1.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    make: Make
+    high: Mapping[str, int] = field(default_factory=dict)
+    tolerance: float = 2e-6
+
+
+def module_of(case: Case) -> Module:
+    """The case as a module with results y0, y1, …."""
+    module = Module()
+    graph = module.graphs["model"] = fx.Graph()
+    nodes = []
+    for name, kind in case.inputs.items():
+        node = graph.placeholder(name)
+        node.meta["val"] = parse_type(kind, module.dims)
+        nodes.append(node)
+    end = graph.output(())
+    made = case.make(Builder(module, end), *nodes)
+    results = made if isinstance(made, tuple) else (made,)
+    end.args = (results,)
+    end.meta.update(names=tuple(f"y{i}" for i in range(len(results))), val=None)
     return module
-
-
-def draw(
-    dtype: torch.dtype, shape: tuple[int, ...], generator: torch.Generator, high: int = 0, positive: bool = False
-) -> torch.Tensor:
-    """A random tensor; integers from 0 up to `high`, or over the whole range of 8 bits."""
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) > 0.4
-    if dtype.is_floating_point:
-        values = torch.randn(shape, generator=generator)
-        return (values.abs() * 0.02 + 0.01 if positive else values).to(dtype)
-    low, top = (0, high) if high else ((-127, 128) if dtype == torch.int8 else (0, 256))
-    return torch.randint(low, top, shape, generator=generator).to(dtype)
 
 
 def build(module: Module, backend: str, root: Path) -> None:
@@ -57,20 +81,49 @@ def build(module: Module, backend: str, root: Path) -> None:
 
 
 def open_function(module: Module, backend: str, root: Path) -> CallExecutor:
-    """A module compiled and opened as a plain function."""
+    """A module compiled and opened as a plain function on one thread."""
     build(module, backend, root)
     return load_backend(backend).open_function(root, {}, 1)
 
 
-def expected(module: Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """The interpreter's results; inputs that are written to are copied."""
-    return {n: v.numpy() for n, v in interpret(module, {k: v.clone() for k, v in inputs.items()}).items()}
+def draw_inputs(case: Case, module: Module, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+    """Random inputs at the given sizes of the named dims."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for node in module.inputs():
+        fake = node.meta["val"]
+        shape = [_extent(module, d, sizes) for d in fake.shape]
+        if fake.dtype == torch.bool:
+            drawn[node.name] = torch.rand(shape, generator=generator) > 0.4
+        elif fake.dtype.is_floating_point:
+            drawn[node.name] = torch.randn(shape, generator=generator).to(fake.dtype)
+        else:
+            low, high = (0, case.high[node.name]) if node.name in case.high else (-9, 10)
+            drawn[node.name] = torch.randint(low, high, shape, generator=generator).to(fake.dtype)
+    return drawn
 
 
-def shape_at(module: Module, node_name: str, sizes: Mapping[str, int]) -> tuple[torch.dtype, tuple[int, ...]]:
-    """Type and concrete shape of an input at given sizes of the named dims."""
-    fake = next(n.meta["val"] for n in module.inputs() if n.name == node_name)
-    env = {"__builtins__": {}}
-    return fake.dtype, tuple(
-        d if isinstance(d, int) else int(eval(module.dims.show(d), env, dict(sizes))) for d in fake.shape
-    )
+def _extent(module: Module, dim: Any, sizes: Mapping[str, int]) -> int:
+    if isinstance(dim, int):
+        return dim
+    name, _, more = module.dims.show(dim).partition(" + ")
+    return sizes[name] + int(more or 0)
+
+
+def expected(module: Module, inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+    """The interpreter's results."""
+    return {name: value.numpy() for name, value in interpret(module, inputs).items()}
+
+
+def assert_close(found: Mapping[str, Any], wanted: Mapping[str, Any], tolerance: float) -> None:
+    """Same names, types and shapes, and values within the tolerance; NaN and infinities in the same places."""
+    assert set(found) == set(wanted)
+    for name, want in wanted.items():
+        have = found[name]
+        assert (have.dtype, have.shape) == (want.dtype, want.shape), name
+        if want.dtype == np.bool_ or not np.issubdtype(want.dtype, np.floating) or tolerance == 0:
+            np.testing.assert_array_equal(have, want, name)
+            continue
+        finite = np.abs(want[np.isfinite(want)])
+        scale = max(1.0, float(finite.max(initial=0.0)))
+        np.testing.assert_allclose(have, want, rtol=0, atol=tolerance * scale, err_msg=name)

@@ -1,7 +1,7 @@
 """Twelve architectures, every feature active: ONNX Runtime float32 against eager transformers.
 
-Each is compiled by the `cpu-fp32` preset, opened from its files, and driven through mixed batches of chunked prefill and
-decode over shuffled pages, one-token and one-request steps included.
+Each is compiled by the `cpu-fp32` preset, opened from its files, and driven through mixed batches of chunked prefill
+and decode over shuffled pages, one-token and one-request steps included.
 """
 
 from __future__ import annotations

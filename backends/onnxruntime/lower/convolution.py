@@ -30,7 +30,12 @@ def convolution(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     x, weight, bias, stride, padding, dilation, groups = operands
     count = rank_of(x) - 2
     sizes = [_both(v)[:count] for v in (stride, padding, dilation)]
-    attributes: Attributes = {"strides": sizes[0], "pads": sizes[1] * 2, "dilations": sizes[2], "group": int(groups)}
+    attributes: Attributes = {
+        "strides": sizes[0],
+        "pads": sizes[1] * 2,
+        "dilations": sizes[2],
+        "group": int(groups),
+    }
     inputs = [emit.value(v) for v in (x, weight, bias) if v is not None]
     return emit.op("Conv", inputs, attributes)
 

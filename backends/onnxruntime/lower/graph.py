@@ -40,17 +40,35 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
             emit.scope = node.name
             emit.values[node] = _emit(emit, node)
     outputs = _outputs(emit) + emit.extra_outputs
+    live = _live(emit.nodes, outputs)
     graph = ir.Graph(
         inputs,
         outputs,
-        nodes=emit.nodes,
-        initializers=list(emit.initializers.values()),
+        nodes=live,
+        initializers=_read(emit, live),
         opset_imports={"": OPSET, MICROSOFT: 1},
         name="model",
     )
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="optcc")
     serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return serialized
+
+
+def _live(nodes: list[ir.Node], outputs: list[ir.Value]) -> list[ir.Node]:
+    """The nodes that a result depends on; ONNX Runtime runs the others too."""
+    wanted = {id(value) for value in outputs}
+    live = []
+    for node in reversed(nodes):
+        if any(id(value) in wanted for value in node.outputs):
+            live.append(node)
+            wanted |= {id(value) for value in node.inputs if value is not None}
+    return live[::-1]
+
+
+def _read(emit: Emitter, nodes: list[ir.Node]) -> list[ir.Value]:
+    """The initializers that some node reads."""
+    used = {id(value) for node in nodes for value in node.inputs}
+    return [value for value in emit.initializers.values() if id(value) in used]
 
 
 def _input(emit: Emitter, node: fx.Node) -> ir.Value:

@@ -1,8 +1,9 @@
 """Quantized weights and activations.
 
 With 8-bit activations in the weight's own groups, MatMulNBits at accuracy level 4 computes exactly what
-`optcc::quantized_linear` says: it rounds each group of a token to nearest even by `127 / max|x|`. With float activations
-that kernel is forty times slower than a plain product, so weights are dequantized when the model is opened instead.
+`optcc::quantized_linear` says: it rounds each group of a token to nearest even by `127 / max|x|`. With float
+activations that kernel is forty times slower than a plain product, so there weights are dequantized when the model is
+opened: small in the artifact, float32 in memory.
 """
 
 from __future__ import annotations

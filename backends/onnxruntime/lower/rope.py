@@ -31,7 +31,8 @@ def rope(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     if 2 * half < width:
         attributes["rotary_embedding_dim"] = 2 * half
     value = emit.value(x)
-    if rank_of(x) == 3:
+    single = all(d == 1 for d in shape_of(x)[:-3])
+    if single:
         batched = emit.reshape(value, [1, -1, heads * width])
     else:
         batched = emit.op("Reshape", [value, _rows(emit, x, heads * width)])
@@ -39,16 +40,12 @@ def rope(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     turned = emit.op(
         "RotaryEmbedding", [batched, first, emit.value(cos), emit.value(sin)], attributes, MICROSOFT
     )
-    if rank_of(x) == 3:
-        return emit.reshape(turned, [-1, heads, width])
-    if rank_of(x) == 4:
-        return emit.op("Reshape", [turned, emit.ints([0, 0, heads, width])])
-    return emit.op("Reshape", [turned, emit.op("Shape", [emit.value(x)])])
+    if single:
+        return emit.reshape(turned, [*[1] * (rank_of(x) - 3), -1, heads, width])
+    return emit.op("Reshape", [turned, emit.op("Shape", [value])])
 
 
 def _rows(emit: Emitter, x: fx.Node, width: int) -> ir.Value:
     """The shape [batch, T, heads * width] that the kernel wants."""
-    if rank_of(x) == 4:
-        return emit.ints([0, 0, width])
     tokens = emit.op("Slice", [emit.op("Shape", [emit.value(x)]), emit.ints([-3]), emit.ints([-2])])
     return emit.op("Concat", [emit.ints([-1]), tokens, emit.ints([width])], {"axis": 0})

@@ -88,7 +88,7 @@ def test_a_killed_compile_leaves_nothing_and_goes_on_where_it_was(
         "class P:\n"
         "  def stage(self, n): print(n, flush=True)\n"
         "  def step(self, t, d, n): print(t, flush=True)\n"
-        f"compile_model({model!r}, load_recipe('cpu-int8', {SMALL!r}), Path({str(out)!r}),"
+        f"compile_model({model!r}, load_recipe('cpu-int8', {LOOSE!r}), Path({str(out)!r}),"
         f" CompileOptions(cache=Path({str(cache)!r}), speed=False), P())\n"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -103,7 +103,7 @@ def test_a_killed_compile_leaves_nothing_and_goes_on_where_it_was(
     child.wait()
     assert not out.exists()
     finished = [s for s in seen if "." in s]
-    recipe = load_recipe("cpu-int8", SMALL)
+    recipe = load_recipe("cpu-int8", LOOSE)
     result = compile_model(model, recipe, out, CompileOptions(cache=cache, speed=False))
     cached = [row.step for row in result.report.passes if row.cached]
     assert len(cached) >= len(finished), "a finished pass was done again"

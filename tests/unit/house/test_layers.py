@@ -35,7 +35,7 @@ def test_the_tree_has_no_breach() -> None:
         ("optcc.ir.module", "from backends.reference import probe"),
         ("optcc.accuracy.metrics", "def f():\n    import transformers"),
         ("optcc.backends.reference.executor", "def f():\n    import onnxruntime"),
-        ("optcc.backends.onnxruntime.lower", "import onnx_ir"),
+        ("optcc.backends.onnxruntime.executor", "import onnx_ir"),
         ("optcc.runtime.sampler", "import torch"),
         ("optcc.backends.onnxruntime.session", "from torch import Tensor"),
         ("optcc.cli.run", "from optcc.compile import compile_model"),

@@ -77,7 +77,9 @@ def test_a_rule_may_replace_several_nodes() -> None:
     )
     assert apply_rules(module, (Rule("fuse", pattern, both),)).hits == {"fuse": 1}
     check_ir(module)
-    assert next(str(n.target) for n in module.nodes() if n.op == "call_function") == "optcc.add_rms_norm.default"
+    assert (
+        next(str(n.target) for n in module.nodes() if n.op == "call_function") == "optcc.add_rms_norm.default"
+    )
     assert module.count() == 4
 
 

@@ -26,7 +26,7 @@ def test_the_scheme_of_the_int8_preset() -> None:
         weight=WeightFormat(bits=8, group=64, symmetric=True, scale_dtype="float32"),
         activation=ActivationFormat(bits=8, group=64),
         embedding=True,
-        limits={"kl": 0.012, "top1": 0.93},
+        limits={"kl": 0.012, "top1": 0.93, "cosine": 0.995},
     )
 
 
@@ -40,7 +40,7 @@ def test_name_says_what_it_is(name: str) -> None:
     group = f"g{scheme.weight.group}" if scheme.weight.group else "channel"
     suffix = f"-a{scheme.activation.bits}" if scheme.activation else ""
     assert name == f"int{scheme.weight.bits}-{group}{suffix}"
-    assert {"kl", "top1"} <= set(scheme.limits)
+    assert {"kl", "top1", "cosine"} <= set(scheme.limits)
     assert scheme.to_json()["weight"]["bits"] == 8
 
 
