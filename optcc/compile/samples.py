@@ -39,7 +39,7 @@ def function_inputs(
 
     A text encoder with a tokenizer gets sentences of many lengths from the recipe's texts. Anything else gets its
     example inputs and seeded variations of them: floating-point values redrawn with the example's mean and deviation,
-    integers redrawn from the example's range, booleans as they are.
+    integers redrawn from the example's range; booleans, and integers that are all 0 or 1, are masks and stay.
     """
     inputs = io["inputs"]
     if set(inputs) == {"input_ids", "attention_mask"} and tokenizer is not None:
@@ -125,7 +125,7 @@ def _vary(value: Array, generator: np.random.Generator) -> Array:
         drawn = generator.standard_normal(value.shape) * (value.std() or 1.0) + value.mean()
         typed: Array = drawn.astype(value.dtype)
         return typed
-    if np.issubdtype(value.dtype, np.integer) and value.size:
+    if np.issubdtype(value.dtype, np.integer) and not np.isin(value, (0, 1)).all():
         redrawn: Array = generator.integers(value.min(), value.max() + 1, value.shape, dtype=value.dtype)
         return redrawn
     return value

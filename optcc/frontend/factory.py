@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from optcc.errors import BadFactory, OptccError, nearest
+from optcc.errors import BadFactory, CaptureFailed, OptccError, nearest
 from optcc.frontend import facts
 from optcc.frontend.digest import files_digest
 from optcc.frontend.program import CapturedProgram, Dim, ModelSource
+
+# torch.export ends its message with the range that the module's own sizes allow.
+_LIMIT = re.compile(r"^\s+(\w+) = Dim\('\1', max=(\d+)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,11 @@ def call_factory(reference: str) -> Made:
 
 def capture_factory(source: ModelSource) -> CapturedProgram:
     """The module as a graph. Raises BadFactory, CaptureFailed."""
-    from optcc.frontend.capture import export, weights_of
+    from optcc.frontend.capture import weights_of
 
     assert source.factory is not None
     made = call_factory(source.factory)
-    exported = export(made.module, made.example, made.dims, source.name)
+    exported, limits = _export(made, source.name)
     weights, placeholders = weights_of(exported, made.module, {}, prefix="")
     results = exported.graph.output_node().args[0]
     assert isinstance(results, tuple | list)
@@ -82,7 +87,21 @@ def capture_factory(source: ModelSource) -> CapturedProgram:
         None,
         source,
         {k: v for k, v in facts.count(made.module, 0).items() if k not in ("attentions", "ropes")},
+        limits,
     )
+
+
+def _export(made: Made, name: str) -> tuple[ExportedProgram, dict[str, int]]:
+    """The graph, and how large its dimensions can be where the module says so: a table of 512 positions, say."""
+    from optcc.frontend.capture import export
+
+    try:
+        return export(made.module, made.example, made.dims, name), {}
+    except CaptureFailed as error:
+        limits = {dim: int(most) for dim, most in _LIMIT.findall(str(error.__cause__))}
+        if not limits:
+            raise
+    return export(made.module, made.example, made.dims, name, limits), limits
 
 
 def _find(reference: str) -> Callable[[], object]:

