@@ -232,6 +232,12 @@ INDEX = [
     Case("select", X, call(A.select.int, 1, -2)),
     Case("index", X | {"i": "i64[W]"}, lambda b, x, i: b.call(A.index.Tensor, x, [i]), {"i": 1}),
     Case(
+        "index-both",
+        X | {"i": "i64[W, 1]", "j": "i64[3]"},
+        lambda b, x, i, j: b.call(A.index.Tensor, x, [i, j]),
+        {"i": 1, "j": 8},
+    ),
+    Case(
         "index-second", X | {"i": "i64[W, 3]"}, lambda b, x, i: b.call(A.index.Tensor, x, [None, i]), {"i": 8}
     ),
     Case(

@@ -69,4 +69,8 @@ def sentences() -> tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]]
     mask[2, 6:] = 0
     ids = torch.randint(1000, 20000, (3, 21)) * mask
     sizes = {0: "B", 1: "S"}
-    return Sentences(), {"input_ids": ids, "attention_mask": mask}, {"input_ids": sizes, "attention_mask": sizes}
+    return (
+        Sentences(),
+        {"input_ids": ids, "attention_mask": mask},
+        {"input_ids": sizes, "attention_mask": sizes},
+    )

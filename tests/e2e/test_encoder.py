@@ -56,7 +56,9 @@ def run(minilm: Compiled, inputs: dict[str, Array], folder: Path) -> npt.NDArray
 
 def test_it_passes_its_limits(minilm: Compiled) -> None:
     verdicts = minilm.report["check"]["gate"]["verdicts"]
-    assert {v["metric"]: v["outcome"] for v in verdicts} == dict.fromkeys(("cosine", "cosine_min", "sqnr"), "pass")
+    assert {v["metric"]: v["outcome"] for v in verdicts} == dict.fromkeys(
+        ("cosine", "cosine_min", "sqnr"), "pass"
+    )
     assert all(row["found"] == row["expected"] for row in minilm.report["fusions"]), minilm.report["fusions"]
     assert minilm.report["ledger"]["quantized"] == 37
 

@@ -136,7 +136,9 @@ def peak_of_compile(size: Size, folder: Path) -> tuple[int, int]:
     code, samples = watched(command, folder / "log")
     assert code == 0, (folder / "log").read_text()[-3000:]
     at, highest = max(samples, key=lambda sample: sample[1])
-    print(f"{parameters / 1e6:.0f}M parameters: {highest / 1e6:.0f} MB anonymous at {at:.0f} s of {samples[-1][0]:.0f}")
+    print(
+        f"{parameters / 1e6:.0f}M parameters: {highest / 1e6:.0f} MB anonymous at {at:.0f} s of {samples[-1][0]:.0f}"
+    )
     return parameters, highest
 
 

@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 
 def _refuse_index(node: fx.Node, operands: list[Any]) -> str | None:
     found = [i for i in operands[1] if i is not None]
-    if len(found) != 1:
-        return f"indexing with {len(found)} tensors at once"
+    if len(found) != 1 and operands[1][: len(found)] != found:
+        return f"indexing with {len(found)} tensors at once behind a dim that stays"
     return (
         "indexing with a mask gives a shape that depends on data"
-        if dtype_of(found[0]) == torch.bool
+        if any(dtype_of(i) in (torch.bool, torch.uint8) for i in found)
         else None
     )
 
 
 @lowers("aten.index.Tensor", refuse=_refuse_index)
 def index(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
-    """`x[:, …, i, …]` with one tensor of integers."""
+    """`x[:, …, i, …]` with one tensor of integers, or `x[i, j, …]` with several, which broadcast."""
     x, indices = operands
+    found = [emit.cast(i, torch.int64) for i in indices if i is not None]
+    if len(found) > 1:
+        shape = emit.op("Shape", [emit.op("Max", found)])
+        last = emit.ints([-1])
+        columns = [emit.op("Unsqueeze", [emit.op("Expand", [i, shape]), last]) for i in found]
+        return emit.op("GatherND", [emit.value(x), emit.op("Concat", columns, {"axis": -1})])
     axis = next(d for d, i in enumerate(indices) if i is not None)
     return emit.op("Gather", [emit.value(x), emit.value(indices[axis])], {"axis": axis})
 

@@ -25,7 +25,7 @@ def test_pipeline_text_parses_back(preset: str, cli: Cli) -> None:
 def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "version: 1\ntarget: {backend: reference}\n"
-        "passes:\n  quantize: [quantize.linear: {scheme: int8-g32-a8}]\n"
+        "passes:\n  quantize: [quantize.linear: {scheme: int8-g32-a8}]\n  serve: [serve.paged-kv]\n"
         "check: {limits: {nll: 0.5, greedy: 0.1}}\n"
     )
     child = tmp_path / "child.yaml"
