@@ -38,7 +38,8 @@ def _widen(module: nn.Module) -> None:
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
     """f32[…, K] -> f32[…, O], some rows of the weight at a time."""
     step = max(1, _ROWS_AT_ONCE // module.in_features)
-    bias = None if module.bias is None else module.bias.float()
+    stored: Tensor | None = module.bias  # torch types it as always there
+    bias = None if stored is None else stored.float()
     if step >= module.out_features:
         return functional.linear(x, module.weight.float(), bias)
     result = x.new_empty((*x.shape[:-1], module.out_features))

@@ -172,3 +172,22 @@ def test_operator_without_a_shape_rule(tmp_path: Path) -> None:
         capture(resolve(f"{tmp_path / 'opaque.py'}:make"))
     assert "optcc_test_opaque.twice" in caught.value.what
     assert "opaque.py:7 (forward)" in (caught.value.where or "")
+
+
+def test_factory_dimension_has_the_limit_of_a_table(tmp_path: Path, evaluate) -> None:
+    (tmp_path / "table.py").write_text(
+        "import torch\n"
+        "class Table(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.positions = torch.nn.Parameter(torch.randn(32, 4))\n"
+        "    def forward(self, x):\n"
+        "        return x + self.positions[: x.shape[1]]\n"
+        "def make():\n"
+        "    return Table(), {'x': torch.randn(2, 5, 4)}, {'x': {0: 'B', 1: 'S'}}\n"
+    )
+    reference = f"{tmp_path / 'table.py'}:make"
+    program = capture(resolve(reference))
+    assert program.limits == {"S": 32}
+    x = torch.randn(3, 32, 4)
+    torch.testing.assert_close(evaluate(program, {"x": x}), load_original(resolve(reference))(x))
