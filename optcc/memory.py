@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,3 +53,11 @@ class MemoryMeter:
         now = _status("VmHWM")
         self.highest = max(self.highest, now)
         return now
+
+
+def release() -> None:
+    """Give memory that is no longer used back to the system: collect cycles (captured programs are full of them), and
+    have the allocator return its free pages where it can."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -33,7 +33,7 @@ from optcc.runtime.tokenizer import Tokenizer
 _GREEDY_PROMPTS = 8
 _GREEDY_START = 32
 _GREEDY_TOKENS = 24
-_STEP_TOKENS = 512
+_STEP_TOKENS = 256
 
 Array = npt.NDArray[Any]
 Watch = Callable[[str, int, int], None]

@@ -35,7 +35,7 @@ from optcc.frontend.lift import to_module
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
-from optcc.memory import MemoryMeter, anonymous_bytes
+from optcc.memory import MemoryMeter, anonymous_bytes, release
 from optcc.pm.context import Context
 from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
@@ -85,6 +85,7 @@ class Job:
         if self.current:
             self.seconds[self.current] = round(self.seconds.get(self.current, 0.0) + now - self.clock, 3)
         self.anonymous = max(self.anonymous, anonymous_bytes())
+        release()
         self.memory.restart()
         self.clock = now
         if name and name != self.current:

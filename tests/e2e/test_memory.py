@@ -152,7 +152,7 @@ def test_memory_is_the_artifact_and_a_layer(tmp_path: Path) -> None:
     parameters, highest = peak_of_compile(SMALL, tmp_path)
     assert 50e6 < parameters < 70e6
     # torch, transformers, ONNX Runtime and a captured graph come to about 450 MB.
-    assert highest <= 450e6 + 3 * parameters, (
+    assert highest <= 450e6 + 4 * parameters, (
         "more was held than the artifact, two windows of logits and a layer"
     )
 
