@@ -9,7 +9,8 @@ from torch import fx
 
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
-from optcc.backends.onnxruntime.lower.types import ONNX
+from optcc.backends.onnxruntime.lower.types import COMPUTED
+from optcc.ir.pattern import normalized
 from optcc.ir.text import target_name
 
 
@@ -21,7 +22,7 @@ def refusal(node: fx.Node) -> str | None:
     if rule is None:
         return "ONNX Runtime has no lowering for it"
     for dtype in _types(node):
-        if dtype not in ONNX:
+        if dtype not in COMPUTED:
             return f"{str(dtype).removeprefix('torch.')} has no kernels on a CPU; set `dtype: float32` under `model:`"
     return rule.refuse(node, operands(node))
 
@@ -38,6 +39,9 @@ def _types(node: fx.Node) -> set[torch.dtype]:
                 add(item)
 
     add(node.meta["val"])
+    # What quantized operators store is for their own rules to take or refuse.
+    stored = "packed" in normalized(node)[1]
     for operand in node.all_input_nodes:
-        add(operand.meta["val"])
+        if not (stored and operand.op == "get_attr"):
+            add(operand.meta["val"])
     return found

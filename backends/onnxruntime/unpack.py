@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from optcc.artifact.weights import SafetensorsIndex
+from optcc.backends.onnxruntime.lower.blocks import repackings
 from optcc.backends.reference.weights import open_weights
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
@@ -22,9 +23,10 @@ def unpack(root: Path) -> Module:
     """
     path = root / "weights.safetensors"
     index = SafetensorsIndex.open(path)
-    declared = parse_module((root / "model.ir").read_text()).weights
+    declared = parse_module((root / "model.ir").read_text())
     store: WeightStore = open_weights(path)
-    for name in declared:
-        if declared.spec(name)[0] == torch.int8 and index.tensors[name].dtype == "U8":
-            store.put(name, torch.from_numpy(np.asarray(index.view(name)) ^ np.uint8(0x80)).view(torch.int8))
+    for name, repacking in repackings(declared.graphs.values()).items():
+        dtype, shape = declared.weights.spec(name)
+        raw = repacking.back(np.asarray(index.view(name)).reshape(-1))
+        store.put(name, torch.from_numpy(raw).view(dtype).reshape(shape))
     return parse_module((root / "model.ir").read_text(), store)

@@ -62,14 +62,9 @@ def command(arguments: tuple[str, ...], overrides: tuple[str, ...], as_json: boo
 
 def resolve_limits(recipe: Recipe, plan: Plan, overrides: Iterable[str]) -> list[Bound]:
     """Every limit with its origin: the recipe (or one that it extends, or --set) wins over the schemes."""
-    from optcc.recipe import load_scheme
-
     found: dict[str, Bound] = {}
-    for step in plan.stages["quantize"]:
-        name = getattr(step, "scheme", None)
-        if isinstance(name, str):
-            limits = plan.default_limits(load_scheme(name, recipe.base))
-            found |= {m: Bound(m, value, f"scheme {name}") for m, value in limits.items()}
+    for name, scheme in plan.schemes(recipe.base).items():
+        found |= {m: Bound(m, value, f"scheme {name}") for m, value in plan.default_limits(scheme).items()}
     keys = {item.partition("=")[0].strip() for item in overrides}
     for metric, value in recipe.check.limits.items():
         origin = "--set" if f"check.limits.{metric}" in keys else _origin(recipe, metric, value)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from optcc.backends.protocol import Backend
-    from optcc.compile.ledger import Intent
     from optcc.compile.plan import Plan
     from optcc.compile.progress import Progress
     from optcc.frontend import LoadOptions, ModelSource
@@ -51,13 +50,11 @@ def predict(model: str, recipe: Recipe, plan: Plan, backend: Backend, watch: Pro
         OptccError: all that a compile would refuse before it computes: the model, the capture, group sizes,
             operators the backend can't run.
     """
-    from optcc.compile.ledger import intent
+    from optcc.compile.ledger import intents
     from optcc.compile.preflight import preflight
     from optcc.frontend import resolve
     from optcc.pm.context import Context
     from optcc.pm.run import run_pass
-    from optcc.quant.select import select_weights
-    from optcc.recipe import load_scheme
 
     load = load_options(recipe)
     watch.stage("resolve")
@@ -71,22 +68,15 @@ def predict(model: str, recipe: Recipe, plan: Plan, backend: Backend, watch: Pro
         run_pass(module, step, ctx, [])
     watch.stage("preflight")
     preflight(module, backend, plan.stages["quantize"], recipe.base)
-    intents: dict[str, Intent] = {}
-    for step in plan.stages["quantize"]:
-        name = getattr(step, "scheme", None)
-        if isinstance(name, str):
-            scheme = load_scheme(name, recipe.base)
-            intents |= {
-                s.name: intent(s, scheme) for s in select_weights(module, scheme, getattr(step, "skip", ()))
-            }
-    packed = sum(i.values + i.scales for i in intents.values())
-    plain = sum(module.weights.nbytes(name) for name in module.weights if name not in intents)
+    promised = {i.name: i for i in intents(plan.stages["quantize"], module, recipe.base)}
+    packed = sum(i.values + i.scales for i in promised.values())
+    plain = sum(module.weights.nbytes(name) for name in module.weights if name not in promised)
     largest = max((module.weights.nbytes(name) for name in module.weights), default=0)
     files = _tokenizer_bytes(source.directory)
     return Prediction(
         model=source.name,
         captured_bytes=before,
-        quantized=len(intents),
+        quantized=len(promised),
         artifact_bytes=packed + plain + files + _NODE * module.count(),
         peak_bytes=_PROCESS + 3 * largest + (packed + plain if recipe.check.enabled else 0),
         how={

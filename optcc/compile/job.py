@@ -21,7 +21,7 @@ from optcc.compile.cache import PassCache, default_cache, next_key, source_diges
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
-from optcc.compile.ledger import Intent, Ledger, balance, intent
+from optcc.compile.ledger import Intent, Ledger, balance, intents
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
@@ -41,8 +41,7 @@ from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.run import run_pass
-from optcc.quant.select import select_weights
-from optcc.recipe import Recipe, Scheme, load_scheme
+from optcc.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Job:
                 f"the backend {backend.name} can't be used: {found.reason}", hint=found.install
             )
         plan = make_plan(self.recipe, backend)
-        self._schemes(plan)
+        plan.schemes(self.recipe.base)
         return backend, plan
 
     def resolve(self, model: str) -> ModelSource:
@@ -174,7 +173,7 @@ class Job:
 
     def limits(self, plan: Plan) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults; where several schemes limit one metric, the last one's."""
-        defaults = [plan.default_limits(scheme) for _, scheme in self._schemes(plan)]
+        defaults = [plan.default_limits(scheme) for scheme in plan.schemes(self.recipe.base).values()]
         merged: dict[str, float] = {}
         for limits in [*defaults, dict(self.recipe.check.limits)]:
             merged |= limits
@@ -218,11 +217,6 @@ class Job:
             host={**host_facts(), "threads": self.thread_count, "versions": versions()},
             digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
         )
-
-    def _schemes(self, plan: Plan) -> list[tuple[Pass, Scheme]]:
-        """The passes that name a quantization scheme, with it."""
-        named = [(p, getattr(p, "scheme", None)) for p in plan.stages["quantize"]]
-        return [(p, load_scheme(name, self.recipe.base)) for p, name in named if isinstance(name, str)]
 
     def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
         """Original and artifact, to be compared."""
@@ -269,12 +263,7 @@ class Job:
     def _preflight(self, module: Module, backend: Backend, plan: Plan) -> None:
         self.stage("preflight")
         preflight(module, backend, plan.stages["quantize"], self.recipe.base)
-        chosen = [
-            intent(selected, scheme)
-            for step, scheme in self._schemes(plan)
-            for selected in select_weights(module, scheme, getattr(step, "skip", ()))
-        ]
-        self.intents = list({i.name: i for i in chosen}.values())
+        self.intents = intents(plan.stages["quantize"], module, self.recipe.base)
 
     def _facts(self) -> dict[str, Any]:
         return {

@@ -5,15 +5,18 @@ A compile that quantized less than it was told to has failed; it doesn't succeed
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optcc.errors import LedgerMismatch
 from optcc.ir.module import Json, Module
+from optcc.pm.passes import Pass
 from optcc.quant.select import Selected
+from optcc.quant.weight_pass import WeightPass
 from optcc.recipe.schemes import Scheme
+
+_PARTS = (".packed", ".scale", ".zero", ".tensor_scale")
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,20 @@ class Ledger:
 def intent(selected: Selected, scheme: Scheme) -> Intent:
     """What a scheme makes of a weight, in bytes."""
     rows, width = selected.shape
-    groups = width // scheme.weight.group if scheme.weight.group else 1
-    scale_bytes = {"float32": 4, "float16": 2}[scheme.weight.scale_dtype]
-    values = math.ceil(rows * width * scheme.weight.bits / 8)
-    return Intent(selected.name, scheme.name, values, rows * groups * scale_bytes)
+    return Intent(selected.name, scheme.name, *scheme.weight.bytes(rows, width))
+
+
+def intents(steps: Iterable[Pass], module: Module, base: Path) -> list[Intent]:
+    """What the passes of the quantize stage will make of a canonical module.
+
+    Raises what `WeightPass.select` raises.
+    """
+    found: list[Intent] = []
+    for step in steps:
+        if isinstance(step, WeightPass):
+            scheme, taken = step.load(base), {i.name for i in found}
+            found += [intent(s, scheme) for s in step.select(module, base, taken)]
+    return found
 
 
 def balance(
@@ -81,7 +94,7 @@ def balance(
         LedgerMismatch: more or fewer bytes than the schemes say.
     """
     wanted = sum(i.values + i.scales for i in intents)
-    packed = {n for n in module.weights if ".packed" in n or ".scale" in n or ".zero" in n}
+    packed = {n for n in module.weights if any(part in n for part in _PARTS)}
     plain = sum(module.weights.nbytes(n) for n in module.weights if n not in packed)
     held = sum(module.weights.nbytes(n) for n in packed)
     if held != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from optcc.accuracy.gates import METRICS
 from optcc.backends.protocol import Backend
@@ -11,6 +12,7 @@ from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.text import parse_pipeline
+from optcc.quant.weight_pass import WeightPass
 from optcc.recipe import Recipe, Scheme
 
 
@@ -36,6 +38,13 @@ class Plan:
                 return name
             index -= len(passes)
         raise IndexError(index)
+
+    def schemes(self, base: Path) -> dict[str, Scheme]:
+        """The schemes that weights are packed in, by the name the recipe gives; in order.
+
+        Raises UnknownScheme, RecipeSyntax, RecipeField.
+        """
+        return {p.scheme: p.load(base) for p in self.stages["quantize"] if isinstance(p, WeightPass)}
 
     def default_limits(self, scheme: Scheme) -> dict[str, float]:
         """A scheme's limits that can be measured here: on texts for a decoder, which is served, else on outputs."""

@@ -8,8 +8,7 @@ from optcc.backends.protocol import Backend
 from optcc.errors import OptccError, UnsupportedOp
 from optcc.ir.module import Module, source_of
 from optcc.pm.passes import Pass
-from optcc.quant.select import select_weights
-from optcc.recipe.schemes import load_scheme
+from optcc.quant.weight_pass import WeightPass
 
 _SHOWN = 12
 
@@ -29,11 +28,11 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
         UnknownScheme: no such scheme.
     """
     problems: list[OptccError] = []
+    taken: set[str] = set()
     for step in quantize:
-        scheme, skip = getattr(step, "scheme", None), getattr(step, "skip", ())
-        if isinstance(scheme, str):
+        if isinstance(step, WeightPass):
             try:
-                select_weights(module, load_scheme(scheme, base), skip)
+                taken |= {s.name for s in step.select(module, base, taken)}
             except OptccError as error:
                 problems.append(error)
     refused = unsupported(module, backend)

@@ -19,6 +19,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.bfloat16: "bf16",
     torch.float8_e4m3fn: "f8e4m3",
     torch.float8_e5m2: "f8e5m2",
+    torch.float8_e8m0fnu: "f8e8m0",
     torch.int64: "i64",
     torch.int32: "i32",
     torch.int16: "i16",

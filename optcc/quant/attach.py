@@ -6,7 +6,7 @@ Every quantization algorithm ends here; fusions and backends only ever see this 
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
@@ -27,14 +27,19 @@ def attach_weight(module: Module, selected: Selected, packed: PackedWeight, form
     order = {node: i for i, node in enumerate(weight.graph.nodes)}
     build = Builder(module, min(users, key=order.__getitem__))
     dtype = weight.meta["val"].dtype
-    zero = build.new_weight(f"{selected.name}.zero", packed.zero) if packed.zero is not None else None
+
+    def stored(part: str, tensor: Tensor | None) -> fx.Node | None:
+        return None if tensor is None else build.new_weight(f"{selected.name}.{part}", tensor)
+
     read = build.call(
         _OPS.dequantize.default,
-        build.new_weight(f"{selected.name}.packed", packed.packed),
-        build.new_weight(f"{selected.name}.scale", packed.scale),
-        zero,
-        form.bits,
+        stored("packed", packed.packed),
+        stored("scale", packed.scale),
+        stored("zero", packed.zero),
+        stored("tensor_scale", packed.tensor_scale),
+        form.type,
         form.group,
+        form.rows,
         dtype,
     )
     weight.replace_all_uses_with(read)
@@ -53,14 +58,16 @@ def attach_activations(module: Module, linears: list[fx.Node], form: ActivationF
         assert isinstance(x, fx.Node)
         if x not in made:
             build = Builder(module, linear)
-            pair = build.call(_OPS.quantize_activation.default, x, form.bits, form.group)
+            pair = build.call(_OPS.quantize_activation.default, x, form.type, form.group, form.scale, None)
             made[x] = build.call(
                 _OPS.dequantize.default,
                 build.item(pair, 0),
                 build.item(pair, 1),
                 None,
-                form.bits,
+                None,
+                form.type,
                 form.group,
+                1,
                 x.meta["val"].dtype,
             )
         linear.replace_input_with(x, made[x])

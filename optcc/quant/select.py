@@ -15,6 +15,7 @@ from optcc.recipe.schemes import Scheme
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
+PARTS = ("all", "body", "vocabulary")
 _COMMON_GROUPS = (16, 32, 64, 128, 256)
 
 
@@ -35,25 +36,47 @@ class Selected:
     embeddings: tuple[fx.Node, ...]
 
 
-def select_weights(module: Module, scheme: Scheme, skip: Sequence[str] = ()) -> list[Selected]:
+def select_weights(
+    module: Module,
+    scheme: Scheme,
+    skip: Sequence[str] = (),
+    *,
+    only: Sequence[str] = (),
+    part: str = "all",
+    taken: frozenset[str] = frozenset(),
+) -> list[Selected]:
     """The weights of all linears, and of embeddings and the head where the scheme says so.
 
     Args:
         module: canonical; not changed.
         scheme: what to store weights as.
         skip: names, `*` allowed, of weights to leave alone.
+        only: names, `*` allowed, of the weights to take; empty for all.
+        part: of PARTS.
+        taken: names that are not there any more.
 
     Raises:
         GroupSize: weights whose width the group doesn't divide, all of them, with the groups that do.
-        BadOption: a name in `skip` matches nothing.
+        BadOption: a name in `skip` or `only` matches nothing.
     """
-    found = [s for s in _candidates(module) if scheme.embedding or not (s.embeddings or is_head(module, s))]
-    _check_patterns(found, skip)
+    candidates = _candidates(module)
+    found = [s for s in candidates if _in_part(module, s, part, scheme) and s.name not in taken]
+    _check_patterns(candidates, "skip", skip)
+    _check_patterns(candidates, "only", only)
     chosen = [s for s in found if not any(fnmatchcase(s.name, p) for p in skip)]
+    if only:
+        chosen = [s for s in chosen if any(fnmatchcase(s.name, p) for p in only)]
     check_groups(chosen, scheme.weight.group, scheme.name)
     if scheme.activation:
         check_groups([s for s in chosen if s.linears], scheme.activation.group, scheme.name)
     return chosen
+
+
+def _in_part(module: Module, selected: Selected, part: str, scheme: Scheme) -> bool:
+    if part == "all" and scheme.embedding:
+        return True
+    vocabulary = bool(selected.embeddings) or is_head(module, selected)
+    return vocabulary if part == "vocabulary" else not vocabulary
 
 
 def _candidates(module: Module) -> list[Selected]:
@@ -119,10 +142,11 @@ def check_groups(chosen: Sequence[Selected], group: int, scheme: str) -> None:
     )
 
 
-def _check_patterns(found: Sequence[Selected], skip: Sequence[str]) -> None:
-    for pattern in skip:
+def _check_patterns(found: Sequence[Selected], option: str, patterns: Sequence[str]) -> None:
+    for pattern in patterns:
         if not any(fnmatchcase(s.name, pattern) for s in found):
             names = ", ".join(s.name for s in found[:3])
             raise BadOption(
-                f"`skip` names `{pattern}`, which matches no weight", hint=f"weights are called {names}, …"
+                f"`{option}` names `{pattern}`, which matches no weight",
+                hint=f"weights are called {names}, …",
             )

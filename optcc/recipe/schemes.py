@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from optcc.errors import RecipeField, RecipeSyntax, UnknownScheme, nearest
 from optcc.recipe import readers
@@ -20,8 +20,16 @@ from optcc.recipe.readers import Reader
 from optcc.recipe.schema import METRICS
 from optcc.recipe.source import Source
 
-BITS = (8,)
-SCALE_DTYPES = ("float32", "float16")
+# The names of optcc.ir.formats.FORMATS and SCALES, written out so that reading a recipe needs no torch.
+WEIGHT_TYPES: Mapping[str, float] = {"int8": 8, "int4": 4, "int3": 3, "ternary": 2, "e4m3": 8, "e2m1": 4}
+"""Number format of weights -> bits of one value."""
+INTEGER_TYPES = ("int8", "int4", "int3")
+"""The formats that can have zero points."""
+ACTIVATION_TYPES = ("int8", "e4m3", "e2m1")
+SCALE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "e8m0": 1, "e4m3": 1}
+"""Type of scales -> bytes of one."""
+TWO_LEVEL = ("e4m3",)
+"""Scale types that come with one float32 scale of the whole tensor."""
 GROUP_MULTIPLE = 16
 
 
@@ -30,24 +38,56 @@ class WeightFormat:
     """How a weight [out, in] is stored.
 
     Attributes:
-        bits: width of one stored value.
-        group: input channels that share a scale; 0 is one scale per output channel.
+        type: number format of one value, of WEIGHT_TYPES.
+        group: input channels that share a scale; 0 is the whole row.
         symmetric: no zero point.
-        scale_dtype: type of the scales.
+        scale: type of the scales, of SCALE_BYTES.
+        rows: output channels that share a scale; 0 is all of them.
     """
 
-    bits: int
+    type: str
     group: int
-    symmetric: bool
-    scale_dtype: str
+    symmetric: bool = True
+    scale: str = "float32"
+    rows: int = 1
+
+    @property
+    def two_level(self) -> bool:
+        """Whether one scale of the whole tensor multiplies the groups' scales."""
+        return self.scale in TWO_LEVEL
+
+    def bytes(self, rows: int, width: int) -> tuple[int, int]:
+        """Bytes of the packed values of a weight [rows, width], and of its scales and zero points."""
+        blocks = -(-rows // self.rows) if self.rows else 1
+        groups = blocks * (width // self.group if self.group else 1)
+        each = SCALE_BYTES[self.scale] + (0 if self.symmetric else 1)
+        values = rows * width * WEIGHT_TYPES[self.type] / 8
+        return int(values), groups * each + (4 if self.two_level else 0)
 
 
 @dataclass(frozen=True)
 class ActivationFormat:
-    """How the input of a linear is rounded at run time; `group` 0 is one scale per token."""
+    """How the input of a linear is rounded at run time.
 
-    bits: int
-    group: int
+    Attributes:
+        type: number format of one value, of ACTIVATION_TYPES.
+        group: channels of a token that share a scale; 0 is one scale per token.
+        scale: type of the scales.
+        static: one scale for the whole tensor, found by calibration, instead of scales computed at run time.
+    """
+
+    type: str
+    group: int = 0
+    scale: str = "float32"
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class KvFormat:
+    """How keys and values are kept in the cache: one scale per token and head."""
+
+    type: str
+    scale: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -64,6 +104,7 @@ class Scheme:
     activation: ActivationFormat | None
     embedding: bool
     limits: Mapping[str, float] = field(default_factory=dict)
+    kv: KvFormat | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The scheme as plain data, for reports and cache keys."""
@@ -78,33 +119,88 @@ def group_size(source: Source, node: Any, path: str) -> int:
     return value
 
 
+def row_count(source: Source, node: Any, path: str) -> int:
+    """Output channels that share a scale: 1, 0 for all, or a multiple of 16."""
+    value = source.scalar(node, path)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < 0
+        or (value > 1 and value % GROUP_MULTIPLE)
+    ):
+        raise source.wrong(node, path, f"0, 1 or a multiple of {GROUP_MULTIPLE}")
+    return value
+
+
 _WEIGHT: dict[str, Reader] = {
-    "weight.bits": readers.one_of(BITS),
-    "weight.group": group_size,
-    "weight.symmetric": readers.flag,
-    "weight.scale_dtype": readers.one_of(SCALE_DTYPES),
+    "type": readers.one_of(tuple(WEIGHT_TYPES)),
+    "group": group_size,
+    "symmetric": readers.flag,
+    "scale": readers.one_of(tuple(SCALE_BYTES)),
+    "rows": row_count,
 }
-_ACTIVATION: dict[str, Reader] = {"activation.bits": readers.one_of(BITS), "activation.group": group_size}
+_ACTIVATION: dict[str, Reader] = {
+    "type": readers.one_of(ACTIVATION_TYPES),
+    "group": group_size,
+    "scale": readers.one_of(tuple(SCALE_BYTES)),
+    "static": readers.flag,
+}
+_KV: dict[str, Reader] = {
+    "type": readers.one_of(("int8", "e4m3")),
+    "scale": readers.one_of(("float32", "float16")),
+}
+
+
+def _part(
+    source: Source, node: Any, path: str, fields: Mapping[str, Reader], needed: tuple[str, ...]
+) -> dict[str, Any]:
+    """The values of one mapping of the file, by field name."""
+    layer = readers.read_layer(
+        source, node, {f"{path}.{key}": reader for key, reader in fields.items()}, path
+    )
+    for key in needed:
+        if f"{path}.{key}" not in layer:
+            raise RecipeField(f"{path}.{key}: missing", where=str(source.at(node)))
+    return {key.removeprefix(f"{path}."): item.value for key, item in layer.items()}
+
+
+def _refuse(source: Source, node: Any, what: str) -> NoReturn:
+    raise RecipeField(what, where=str(source.at(node)))
+
+
+def weight(source: Source, node: Any, path: str) -> WeightFormat:
+    """The mapping {type, group, symmetric, scale, rows}."""
+    made = WeightFormat(**_part(source, node, path, _WEIGHT, ("type", "group")))
+    if not made.symmetric and made.type not in INTEGER_TYPES:
+        _refuse(source, node, f"{path}.symmetric: only {', '.join(INTEGER_TYPES)} have zero points")
+    if made.rows == 0 and made.group:
+        _refuse(source, node, f"{path}.rows: one scale for the whole tensor (0) has no groups")
+    return made
 
 
 def activation(source: Source, node: Any, path: str) -> ActivationFormat:
-    """The mapping {bits, group}."""
-    layer = readers.read_layer(source, node, _ACTIVATION, path)
-    for key in _ACTIVATION:
-        if key not in layer:
-            raise RecipeField(f"{key}: missing", where=str(source.at(node)))
-    return ActivationFormat(layer["activation.bits"].value, layer["activation.group"].value)
+    """The mapping {type, group, scale, static}."""
+    made = ActivationFormat(**_part(source, node, path, _ACTIVATION, ("type", "group")))
+    if made.static and made.group:
+        _refuse(source, node, f"{path}.group: a static scale is one for the whole tensor, so the group is 0")
+    return made
+
+
+def kv_cache(source: Source, node: Any, path: str) -> KvFormat:
+    """The mapping {type, scale}."""
+    return KvFormat(**_part(source, node, path, _KV, ("type",)))
 
 
 _FIELDS: dict[str, Reader] = {
     "version": version,
     "description": readers.text,
-    **_WEIGHT,
+    "weight": weight,
     "activation": readers.optional(activation),
+    "kv": readers.optional(kv_cache),
     "embedding": readers.flag,
     **{f"limits.{metric}": readers.number for metric in METRICS},
 }
-_REQUIRED = ("version", "description", *_WEIGHT, "activation", "embedding")
+_REQUIRED = ("version", "description", "weight", "activation", "embedding")
 
 
 def scheme_folder() -> Traversable:
@@ -152,8 +248,9 @@ def _read(source: Source, content: str, name: str) -> Scheme:
     return Scheme(
         name=name,
         description=values["description"],
-        weight=WeightFormat(*(values[key] for key in _WEIGHT)),
+        weight=values["weight"],
         activation=values["activation"],
         embedding=values["embedding"],
         limits={m: values[f"limits.{m}"] for m in METRICS if f"limits.{m}" in values},
+        kv=values.get("kv"),
     )

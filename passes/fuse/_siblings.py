@@ -20,14 +20,18 @@ LINEARS = f"{LINEAR} | {QUANTIZED}"
 def stacked_operands(linear: fx.Node) -> dict[str, Any]:
     """The operands that hold one row (or number) per output channel, by name."""
     values, names, _ = normalized(linear)
-    stacked = ("packed", "scale", "zero", "bias") if target_name(linear) == QUANTIZED else ("weight", "bias")
+    stacked = (
+        ("packed", "scale", "zero", "tensor_scale", "bias")
+        if target_name(linear) == QUANTIZED
+        else ("weight", "bias")
+    )
     return {name: value for name, value in zip(names, values, strict=True) if name in stacked}
 
 
 def _settings(linear: fx.Node) -> list[Any]:
-    """Everything else that must agree: for quantized linears bits, groups and activation format."""
+    """Everything else that must agree: for quantized linears format, groups and activation format."""
     values, _, _ = normalized(linear)
-    return values[5:] if target_name(linear) == QUANTIZED else []
+    return values[6:] if target_name(linear) == QUANTIZED else []
 
 
 def why_not_together(linears: Sequence[fx.Node]) -> str | None:
@@ -39,6 +43,11 @@ def why_not_together(linears: Sequence[fx.Node]) -> str | None:
         if other.args[0] is not first.args[0]:
             return f"%{first.name} and %{other.name} read different inputs"
     operands = [stacked_operands(linear) for linear in linears]
+    return _why_not_stored(linears, operands) or _why_scales_differ(linears, operands)
+
+
+def _why_not_stored(linears: Sequence[fx.Node], operands: Sequence[dict[str, Any]]) -> str | None:
+    """Why the operands can't be put one below the other, or None."""
     for linear, own in zip(linears, operands, strict=True):
         for name, value in own.items():
             if value is None:
@@ -55,6 +64,19 @@ def why_not_together(linears: Sequence[fx.Node]) -> str | None:
         if len(kinds) > 1:
             return f"the {name}s have different types"
     return None
+
+
+def _why_scales_differ(linears: Sequence[fx.Node], operands: Sequence[dict[str, Any]]) -> str | None:
+    """Scales that several rows share may not reach across the seam."""
+    if target_name(linears[0]) != QUANTIZED:
+        return None
+    if any(own["tensor_scale"] is not None for own in operands):
+        return "each weight has a scale of its own for the whole tensor"
+    block = int(normalized(linears[0])[0][8])
+    if block == 0:
+        return "each weight has one scale for all its rows"
+    split = next((linear for linear in linears[:-1] if _rows(linear) % block), None)
+    return f"%{split.name} ends inside a block of {block} rows" if split is not None else None
 
 
 def merge(build: Builder, linears: Sequence[fx.Node]) -> fx.Node:

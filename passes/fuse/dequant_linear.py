@@ -18,18 +18,20 @@ _OPS = torch.ops.optcc
 
 
 def _weight() -> Op:
-    """`dequantize(packed, scale, zero, bits, group, dtype)` of stored tensors."""
-    zero = either(None, Weight("zero"))
-    fields = (Weight("packed"), Weight("scale"), zero, Const("bits"), Const("group"), Const("dtype"))
+    """`dequantize(packed, scale, zero, tensor_scale, format, group, rows, dtype)` of stored tensors."""
+    zero, whole = either(None, Weight("zero")), either(None, Weight("tensor_scale"))
+    layout = (Const("format"), Const("group"), Const("rows"), Const("dtype"))
+    fields = (Weight("packed"), Weight("scale"), zero, whole, *layout)
     return op("optcc.dequantize.default", *fields, name="weight")
 
 
 def _activation() -> Op:
     """`dequantize(quantize_activation(x))`."""
+    layout = (Const("act_format"), Const("act_group"))
     pair = op(
-        "optcc.quantize_activation.default", Var("x"), Const("act_bits"), Const("act_group"), name="quantized"
+        "optcc.quantize_activation.default", Var("x"), *layout, Const("act_scale"), None, name="quantized"
     )
-    fields = (None, Const("act_bits"), Const("act_group"), Const("act_dtype"))
+    fields = (None, None, *layout, 1, Const("act_dtype"))
     return op("optcc.dequantize.default", op("getitem", pair, 0), op("getitem", pair, 1), *fields)
 
 
@@ -49,28 +51,38 @@ def _check_linear(match: Match) -> str | None:
 
 
 def _linear(match: Match, build: Builder) -> fx.Node:
-    stored = (match["packed"], match["scale"], match.values.get("zero"), match["bias"])
+    stored = (*_stored(match), match["bias"])
     formats = (
-        match["bits"],
-        match["group"],
-        match.values.get("act_bits", 0),
+        *(match[name] for name in ("format", "group", "rows")),
+        match.values.get("act_format", ""),
         match.values.get("act_group", 0),
+        match.values.get("act_scale", "float32"),
     )
     return build.call(_OPS.quantized_linear.default, match.node("x"), *stored, *formats)
 
 
 def _embedding(match: Match, build: Builder) -> fx.Node:
-    stored = (match["packed"], match["scale"], match.values.get("zero"))
-    formats = (match["bits"], match["group"], match["dtype"])
-    return build.call(_OPS.quantized_embedding.default, match.node("ids"), *stored, *formats)
+    formats = (match["format"], match["group"], match["dtype"])
+    return build.call(_OPS.quantized_embedding.default, match.node("ids"), *_stored(match), *formats)
+
+
+def _stored(match: Match) -> tuple[fx.Node | None, ...]:
+    return (match["packed"], match["scale"], match.values.get("zero"), match.values.get("tensor_scale"))
+
+
+def _check_embedding(match: Match) -> str | None:
+    if match["rows"] != 1:
+        return "rows of the table share scales"
+    return _check_type(match)
 
 
 @dataclass(frozen=True)
 class DequantLinear(RewritePass):
     """`linear(x, dequantize(w))` becomes `quantized_linear(x, w)`; likewise for embeddings.
 
-    With `x = dequantize(quantize_activation(x'))` the linear quantizes x' itself (`act_bits`, `act_group`). A
-    tied weight's readers are all converted, so the packed tensor stays stored once and is never expanded.
+    With `x = dequantize(quantize_activation(x'))` the linear quantizes x' itself (`act_format`, `act_group`,
+    `act_scale`). A tied weight's readers are all converted, so the packed tensor stays stored once and is never
+    expanded.
 
     Before: canonical, with explicit dequantize. After: no linear or embedding reads a dequantized stored
     tensor. Values are bit-identical.
@@ -90,6 +102,9 @@ class DequantLinear(RewritePass):
             _check_linear,
         ),
         Rule(
-            "dequant-embedding", op("aten.embedding.default", _weight(), Var("ids")), _embedding, _check_type
+            "dequant-embedding",
+            op("aten.embedding.default", _weight(), Var("ids")),
+            _embedding,
+            _check_embedding,
         ),
     )

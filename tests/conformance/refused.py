@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from optcc.quant.rounding import round_to_nearest
+from optcc.recipe.schemes import WeightFormat
 from tests.conformance.cases import IMAGE, A, X, call, weight
 from tests.conformance.harness import Case
 
 Q: Any = torch.ops.optcc
+WIDE = {"x": "f32[T, 64]"}
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,14 @@ class Refused:
     reason: str
 
 
-def _four_bits(b: Any, x: Any) -> Any:
-    values = torch.randint(0, 256, (6, 4), dtype=torch.uint8)
-    names = b.new_weight("w.packed", values), b.new_weight("w.scale", weight(6, 1, positive=True))
-    return b.call(Q.quantized_linear.default, x, *names, None, None, 4, 8, 0, 0)
+def _linear(form: WeightFormat, act: tuple[str, int, str] = ("", 0, "float32")) -> Any:
+    def make(b: Any, x: Any) -> Any:
+        made = round_to_nearest(weight(6, 64), form)
+        whole = None if made.tensor_scale is None else b.new_weight("w.tensor_scale", made.tensor_scale)
+        stored = b.new_weight("w.packed", made.packed), b.new_weight("w.scale", made.scale), None, whole
+        return b.call(Q.quantized_linear.default, x, *stored, None, form.type, form.group, form.rows, *act)
+
+    return make
 
 
 REFUSED = [
@@ -42,9 +49,16 @@ REFUSED = [
         (Case("dropout", X, call(A.dropout.default, 0.5, True)), "training"),
         (Case("order-three-norm", X, call(A.linalg_vector_norm.default, 3, [-1])), "order 3"),
         (Case("uneven-pool", IMAGE, call(A.adaptive_avg_pool2d.default, [5, 5])), "windows differ"),
-        (Case("four-bit-floats", X, _four_bits), "4-bit weights without 8-bit activations"),
-        (Case("four-bit-dequantize", {"p": "u8[T, 4]", "s": "f32[T, 1]"},
-              lambda b, p, s: b.call(Q.dequantize.default, p, s, None, 4, 8, torch.float32)), "4-bit"),
+        (Case("int3", WIDE, _linear(WeightFormat("int3", 32))), "no kernel for int3"),
+        (Case("fp8", WIDE, _linear(WeightFormat("e4m3", 0))), "no kernel for e4m3"),
+        (Case("nvfp4", WIDE, _linear(WeightFormat("e2m1", 16, scale="e4m3"))), "no kernel for e2m1"),
+        (Case("int4-channel", WIDE, _linear(WeightFormat("int4", 0))), "groups of 16, 32, 64"),
+        (Case("int4-other-groups", WIDE, _linear(WeightFormat("int4", 32), ("int8", 64, "float32"))),
+         "int4 weights in groups of 32 with activations in groups of 64"),
+        (Case("fp8-activations", WIDE, _linear(WeightFormat("int8", 64), ("e4m3", 64, "float32"))),
+         "e4m3 activations"),
+        (Case("int4-dequantize", {"p": "u8[T, 4]", "s": "f32[T, 1]"},
+              lambda b, p, s: b.call(Q.dequantize.default, p, s, None, None, "int4", 8, 1, torch.float32)), "int4"),
         (Case("symbolic-heads", dict.fromkeys("qkv", "f32[T, S, 4]") | {"q_starts": "i32[R + 1]"},
               call(Q.attention.default, 0.5)), "symbolic heads"),
     )

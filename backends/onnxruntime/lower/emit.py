@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from optcc.artifact.weights import Span
+from optcc.backends.onnxruntime.lower.blocks import Repacking
 from optcc.backends.onnxruntime.lower.types import ONNX, array, dtype_of, shape_of, val
 from optcc.ir.module import Module
 
@@ -31,13 +32,15 @@ class Emitter:
     Args:
         module: what is lowered.
         spans: where each stored tensor lies in the weight file.
-        offset128: packed weights that are stored as uint8 with 128 added.
+        repackings: weights that are stored otherwise than the module has them.
     """
 
-    def __init__(self, module: Module, spans: Mapping[str, Span], offset128: frozenset[str]) -> None:
+    def __init__(
+        self, module: Module, spans: Mapping[str, Span], repackings: Mapping[str, Repacking]
+    ) -> None:
         self.module = module
         self.spans = spans
-        self.offset128 = offset128
+        self.repackings = repackings
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.values: dict[fx.Node, Any] = {}
@@ -148,7 +151,10 @@ class Emitter:
         shape = [int(d) for d in kind.shape]
         if kind.numel() == 0:
             return self.constant(np.zeros(shape, self.module.weights[str(node.target)].numpy().dtype))
-        return self.stored(str(node.target), kind.dtype, shape)
+        name = str(node.target)
+        if name in self.repackings:
+            return self.stored(name, torch.uint8, self.repackings[name].shape)
+        return self.stored(name, kind.dtype, shape)
 
     def cast(self, node: Any, dtype: torch.dtype) -> ir.Value:
         """A node's value as `dtype`; numbers are converted here and now."""

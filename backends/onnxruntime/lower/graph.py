@@ -9,10 +9,10 @@ from torch import fx
 
 from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
+from optcc.backends.onnxruntime.lower.blocks import repackings
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
-from optcc.backends.onnxruntime.lower.quantized import stored_offset
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
-from optcc.backends.onnxruntime.lower.types import ONNX
+from optcc.backends.onnxruntime.lower.types import COMPUTED, ONNX
 from optcc.errors import BackendCompileFailed, UnsupportedOp
 from optcc.ir.module import Module, source_of
 from optcc.ir.text import target_name
@@ -33,7 +33,7 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
     """
     import onnx_ir as ir
 
-    emit = Emitter(module, spans, stored_offset(list(module.graphs.values())))
+    emit = Emitter(module, spans, repackings(module.graphs.values()))
     inputs = [_input(emit, node) for node in module.inputs()]
     for node in module.graph.nodes:
         if node.op == "call_function":
@@ -82,7 +82,7 @@ def _typed(emit: Emitter, node: fx.Node, value: ir.Value) -> ir.Value:
     import onnx_ir as ir
 
     kind = node.meta["val"]
-    if kind.dtype not in ONNX:
+    if kind.dtype not in COMPUTED:
         raise UnsupportedOp(
             f"{node.name} is of type {kind.dtype}", hint="set `dtype: float32` under `model:`"
         )

@@ -1,8 +1,6 @@
 """Quantized weights and activations.
 
-With 8-bit activations in the weight's own groups, MatMulNBits at accuracy level 4 computes exactly what
-`optcc::quantized_linear` says: it rounds each group of a token to nearest even by `127 / max|x|`. With float
-activations that kernel is forty times slower than a plain product, so there weights are dequantized when the model is
+What the block kernels take (`lower/blocks.py`) goes to them. Other 8-bit weights are dequantized when the model is
 opened: small in the artifact, float32 in memory.
 """
 
@@ -14,114 +12,118 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from optcc.backends.onnxruntime.lower.blocks import Table, embedding_kernel, linear_kernel
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.linear import product
-from optcc.backends.onnxruntime.lower.registry import lowers, operands
-from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
+from optcc.backends.onnxruntime.lower.registry import lowers
+from optcc.backends.onnxruntime.lower.types import rank_of, shape_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def is_block_size(group: int) -> bool:
-    """Whether the block kernels take groups of this size: a power of two from 16."""
-    return group >= 16 and group & (group - 1) == 0
+def _why_not_opened(table: Table) -> str | None:
+    """Why a weight can't be dequantized with plain operators, or None."""
+    if table.format != "int8":
+        return f"{table.format} weights: {table.why_no_kernel() or 'no kernel for this use of them'}"
+    if table.rows != 1 or table.tensor_scale is not None:
+        return "int8 weights whose rows share scales"
+    return None
 
 
-def takes_block_kernel(node: fx.Node) -> bool:
-    """Whether a quantized_linear becomes MatMulNBits."""
-    _, packed, scale, zero, _, bits, group, act_bits, act_group = operands(node)
-    constant = isinstance(packed, fx.Node) and packed.op == "get_attr" and scale.op == "get_attr"
-    activations = act_bits == 8 and act_group == group
-    signed = dtype_of(packed) == (torch.int8 if bits == 8 else torch.uint8)
-    return constant and activations and zero is None and bits in (4, 8) and signed and is_block_size(group)
-
-
-def stored_offset(graphs: list[fx.Graph]) -> frozenset[str]:
-    """Names of 8-bit weights that a block kernel reads: they are stored as uint8, with 128 added."""
-    calls = [n for g in graphs for n in g.nodes if n.target is torch.ops.optcc.quantized_linear.default]
-    return frozenset(
-        str(operands(n)[1].target) for n in calls if operands(n)[5] == 8 and takes_block_kernel(n)
+def _why_not_rounded(format: str, scale: str) -> str | None:
+    """Why activations can't be quantized with plain operators, or None."""
+    return (
+        None if format in ("", "int8") and scale == "float32" else f"{format} activations with {scale} scales"
     )
 
 
 def _refuse_linear(node: fx.Node, given: list[Any]) -> str | None:
-    if takes_block_kernel(node):
+    if linear_kernel(node) is not None:
         return None
-    return None if given[5] == 8 else f"{given[5]}-bit weights without 8-bit activations in the same groups"
+    act_format, act_group, act_scale = given[9:]
+    table = Table.of(node)
+    if table.format in ("int4", "ternary") and act_format == "int8" and act_group != table.group:
+        return f"{table.format} weights in groups of {table.group} with activations in groups of {act_group}"
+    return _why_not_opened(table) or _why_not_rounded(act_format, act_scale)
 
 
 @lowers("optcc.quantized_linear.default", refuse=_refuse_linear)
 def quantized_linear(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value:
     """The block kernel, or a float product."""
-    x, packed, scale, zero, bias, bits, group, act_bits, act_group = given
+    x, packed, bias, act_format, act_group = given[0], given[1], given[5], given[9], given[10]
     b = None if bias is None else emit.value(bias)
-    if not takes_block_kernel(node):
+    table, level = Table.of(node), linear_kernel(node)
+    if level is None:
         value = emit.value(x)
-        if act_bits:
-            values, scales = _quantize(
-                emit, value, rank_of(x), int(shape_of(x)[-1] or 0), act_bits, act_group
-            )
+        if act_format:
+            values, scales = _quantize(emit, value, rank_of(x), int(shape_of(x)[-1] or 0), act_group)
             value = _scaled(emit, emit.to(values, torch.float32), rank_of(x), scales, act_group)
-        return product(emit, value, rank_of(x), _dequantized(emit, packed, scale, zero, group), b)
-    rows, width = (int(d or 0) for d in shape_of(packed))
-    inputs = width * 8 // bits
-    block = emit.stored(str(packed.target), torch.uint8, [rows, inputs // group, group * bits // 8])
-    attributes = {"K": inputs, "N": rows, "bits": bits, "block_size": group, "accuracy_level": 4}
-    ins = [emit.value(x), block, emit.value(scale)]
-    return emit.op("MatMulNBits", ins if b is None else [*ins, None, None, b], attributes, MICROSOFT)
+        return product(emit, value, rank_of(x), _opened(emit, table).dequantized(emit, 2, table.group), b)
+    rows, width, group, bits = int(shape_of(packed)[0] or 0), table.width, table.group, table.bits
+    block = emit.stored(str(packed.target), torch.uint8, [rows, width // group, group * bits // 8])
+    attributes = {"K": width, "N": rows, "bits": bits, "block_size": group, "accuracy_level": level}
+    scales, zero = emit.cast(table.scale, torch.float32), _zero_fields(emit, table)
+    operands = [emit.value(x), block, scales, zero, None, b]
+    while operands[-1] is None:
+        operands.pop()
+    return emit.op("MatMulNBits", operands, attributes, MICROSOFT)
 
 
 def _refuse_embedding(node: fx.Node, given: list[Any]) -> str | None:
-    bits = given[4]
-    return None if bits == 8 or _gathers_blocks(given) else f"an embedding of {bits} bits"
-
-
-def _gathers_blocks(given: list[Any]) -> bool:
-    _, packed, scale, zero, bits, group, dtype = given
-    constant = packed.op == "get_attr" and scale.op == "get_attr" and zero is None and dtype == torch.float32
-    return constant and is_block_size(group) and bits in (4, 8)
+    return None if embedding_kernel(node) else _why_not_opened(Table.of(node))
 
 
 @lowers("optcc.quantized_embedding.default", refuse=_refuse_embedding)
 def quantized_embedding(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value:
     """Rows, dequantized after they are picked."""
-    ids, packed, scale, zero, bits, group, dtype = given
-    index = emit.value(ids)
-    if _gathers_blocks(given) and (bits == 4 or packed.target in emit.offset128):
-        table = emit.stored(str(packed.target), torch.uint8, [int(d or 0) for d in shape_of(packed)])
-        attributes = {"bits": bits, "block_size": group, "gather_axis": 0, "quantize_axis": 1}
-        return emit.op("GatherBlockQuantized", [table, index, emit.value(scale)], attributes, MICROSOFT)
-    wide = _packed(emit, packed, scale, zero).rows(emit, index).dequantized(emit, rank_of(node), group)
+    index, packed, dtype = emit.value(given[0]), given[1], given[7]
+    table = Table.of(node)
+    if embedding_kernel(node) and (table.format != "int8" or packed.target in emit.repackings):
+        values = emit.stored(str(packed.target), torch.uint8, [int(d or 0) for d in shape_of(packed)])
+        attributes = {"bits": table.bits, "block_size": table.group, "gather_axis": 0, "quantize_axis": 1}
+        operands = [values, index, emit.cast(table.scale, torch.float32), _zero_fields(emit, table)]
+        if operands[-1] is None:
+            operands.pop()
+        return emit.op("GatherBlockQuantized", operands, attributes, MICROSOFT)
+    wide = _opened(emit, table).rows(emit, index).dequantized(emit, rank_of(node), table.group)
     return wide if dtype == torch.float32 else emit.to(wide, dtype)
 
 
+def _zero_fields(emit: Emitter, table: Table) -> ir.Value | None:
+    """Zero points as the block kernels read them."""
+    if table.zero is None:
+        return None
+    name = str(table.zero.target)
+    return emit.stored(name, torch.uint8, emit.repackings[name].shape)
+
+
 def _refuse_dequantize(node: fx.Node, given: list[Any]) -> str | None:
-    return None if given[3] == 8 else f"unpacking {given[3]}-bit values in the graph"
+    return _why_not_opened(Table.of(node))
 
 
 @lowers("optcc.dequantize.default", refuse=_refuse_dequantize)
 def dequantize(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value:
-    """`(value - zero) * scale`."""
-    packed, scale, zero, _, group, dtype = given
-    wide = _dequantized(emit, packed, scale, zero, group)
+    """`(level - zero) * scale`."""
+    table, dtype = Table.of(node), given[7]
+    wide = _opened(emit, table).dequantized(emit, rank_of(node), table.group)
     return wide if dtype == torch.float32 else emit.to(wide, dtype)
 
 
-@lowers("optcc.quantize_activation.default")
+def _refuse_activation(node: fx.Node, given: list[Any]) -> str | None:
+    return _why_not_rounded(given[1], given[3] if given[4] is None else "two-level")
+
+
+@lowers("optcc.quantize_activation.default", refuse=_refuse_activation)
 def quantize_activation(emit: Emitter, node: fx.Node, given: list[Any]) -> list[ir.Value]:
     """Values and scales."""
-    x, bits, group = given
-    return list(
-        _quantize(emit, emit.cast(x, torch.float32), rank_of(x), int(shape_of(x)[-1] or 0), bits, group)
-    )
+    x, group = given[0], given[2]
+    return list(_quantize(emit, emit.cast(x, torch.float32), rank_of(x), int(shape_of(x)[-1] or 0), group))
 
 
-def _quantize(
-    emit: Emitter, x: ir.Value, rank: int, width: int, bits: int, group: int
-) -> tuple[ir.Value, ir.Value]:
+def _quantize(emit: Emitter, x: ir.Value, rank: int, width: int, group: int) -> tuple[ir.Value, ir.Value]:
     """i8[..., K] and f32[..., K/group], rounded as the reference rounds."""
-    limit = emit.number((1 << (bits - 1)) - 1, torch.float32)
+    limit = emit.number(127, torch.float32)
     size = group or width
     keep = [0] * (rank - 1)
     grouped = emit.reshape(x, [*keep, width // size, size])
@@ -135,19 +137,19 @@ def _quantize(
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """Stored values; what is subtracted from all of them; scale and zero by group."""
+class _Opened:
+    """Stored 8-bit values; what is subtracted from all of them; scale and zero by group."""
 
     values: ir.Value
     offset: float
     scale: ir.Value
     zero: ir.Value | None
 
-    def rows(self, emit: Emitter, index: ir.Value) -> _Packed:
+    def rows(self, emit: Emitter, index: ir.Value) -> _Opened:
         """Some rows of it."""
         zero = None if self.zero is None else emit.op("Gather", [self.zero, index])
         picked = emit.op("Gather", [self.values, index]), emit.op("Gather", [self.scale, index])
-        return _Packed(picked[0], self.offset, picked[1], zero)
+        return _Opened(picked[0], self.offset, picked[1], zero)
 
     def dequantized(self, emit: Emitter, rank: int, group: int) -> ir.Value:
         """f32[..., K]."""
@@ -158,20 +160,15 @@ class _Packed:
         return _scaled(emit, wide, rank, self.scale, group, zero)
 
 
-def _packed(emit: Emitter, packed: fx.Node, scale: fx.Node, zero: fx.Node | None) -> _Packed:
-    scales = emit.cast(scale, torch.float32)
-    zeros = None if zero is None else emit.value(zero)
-    if packed.op == "get_attr" and packed.target in emit.offset128:
-        shape = [int(d or 0) for d in shape_of(packed)]
-        return _Packed(emit.stored(str(packed.target), torch.uint8, shape), 128.0, scales, zeros)
-    centred = dtype_of(packed) == torch.int8 or zero is not None
-    return _Packed(emit.value(packed), 0.0 if centred else 128.0, scales, zeros)
-
-
-def _dequantized(
-    emit: Emitter, packed: fx.Node, scale: fx.Node, zero: fx.Node | None, group: int
-) -> ir.Value:
-    return _packed(emit, packed, scale, zero).dequantized(emit, rank_of(packed), group)
+def _opened(emit: Emitter, table: Table) -> _Opened:
+    scales = emit.cast(table.scale, torch.float32)
+    zero = None if table.zero is None else emit.value(table.zero)
+    if table.packed.op == "get_attr" and table.packed.target in emit.repackings:
+        # A block kernel reads it too: values and zero points both have 128 added.
+        shape = [int(d or 0) for d in shape_of(table.packed)]
+        values = emit.stored(str(table.packed.target), torch.uint8, shape)
+        return _Opened(values, 0.0 if table.zero is not None else 128.0, scales, zero)
+    return _Opened(emit.value(table.packed), 0.0, scales, zero)
 
 
 def _scaled(

@@ -16,9 +16,13 @@ ONNX: dict[torch.dtype, int] = {
     torch.int32: 6,
     torch.int64: 7,
     torch.bool: 9,
+    torch.float16: 10,
     torch.float64: 11,
 }
-"""ONNX's numbers of the types whose operators ONNX Runtime has on a CPU (`TensorProto.DataType`)."""
+"""ONNX's numbers of the types that can be stored (`TensorProto.DataType`)."""
+
+COMPUTED = frozenset(ONNX) - {torch.float16}
+"""The types whose operators ONNX Runtime has on a CPU; float16 scales are widened when the model is opened."""
 
 NUMPY: dict[torch.dtype, Any] = {
     torch.float32: np.float32,

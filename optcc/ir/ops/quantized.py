@@ -1,75 +1,91 @@
 """Quantized values in the graph: explicit quantize and dequantize, and the fused forms backends have kernels for.
 
-Groups always run along the last dimension, `group` values to one scale; group 0 means one scale for the whole row.
-8-bit values are stored as int8. Values of fewer bits are unsigned, packed low bits first into uint8, and centred on
-2^(bits-1) unless a `zero` tensor says otherwise. Quantizing activations is an operator in the graph, never a hidden
-flag of a kernel: that is how the interpreter computes the same thing as the kernel.
+`value = (level - zero) * scale`, with the levels and their storage from `optcc.ir.formats`. Groups always run along the
+last dimension, `group` values to one scale; group 0 means one scale for the whole row. `rows` rows share a scale (1:
+each has its own; 0: all share one), the last block of rows may be incomplete. A scale of the whole tensor, where there
+is one, multiplies all others. Quantizing activations is an operator in the graph, never a hidden flag of a kernel: that
+is how the interpreter computes the same thing as the kernel.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optcc.ir.formats import SCALES, decode_scale, find_format
 from optcc.ir.ops.library import define
 
 
-def unpack(packed: Tensor, bits: int) -> Tensor:
-    """Integers as stored: int8 [..., K] for 8 bits, else uint8 [..., K*bits/8] -> int16 [..., K] in 0..2^bits-1."""
-    if packed.dtype == torch.int8:
-        return packed.to(torch.int16)
-    if bits == 8:
-        return packed.to(torch.int16)
-    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
-    fields = (packed.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)
-    return fields.flatten(-2).to(torch.int16)
-
-
-def _width(packed: Tensor, bits: int) -> int:
-    return packed.shape[-1] if packed.dtype == torch.int8 or bits == 8 else packed.shape[-1] * (8 // bits)
-
-
-def _spread(per_group: Tensor, width: int, group: int) -> Tensor:
-    """One value per group -> one per element of the last dimension."""
-    return (
-        per_group.expand(*per_group.shape[:-1], width)
-        if group == 0
-        else per_group.repeat_interleave(group, -1)
-    )
+def _spread(per_group: Tensor, rows_total: int, rows: int, width: int, group: int) -> Tensor:
+    """One value per block of rows and group -> one per element, or something that broadcasts to that."""
+    if rows > 1:
+        per_group = per_group.repeat_interleave(rows, -2)[..., :rows_total, :]
+    if group == 0 or group == width:
+        return per_group
+    return per_group.repeat_interleave(group, -1)
 
 
 def dequantize(
-    packed: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, dtype: torch.dtype
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    rows: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """`(value - zero) * scale` in `dtype`.
+    """`(level - zero) * scale * tensor_scale` in `dtype`.
 
-    Shapes: packed [..., K] (or [..., K*bits/8] when packed), scale and zero [..., K/group] ([..., 1] for group 0)
-    -> [..., K].
+    Shapes: packed [..., packed width], scale and zero [..., K/group] ([..., 1] for group 0; the dimension before the
+    last counts blocks of rows), tensor_scale [1] -> [..., K].
     """
-    values = unpack(packed, bits).to(torch.float32)
-    width = values.shape[-1]
+    levels = find_format(format).unpack(packed)
+    height = levels.shape[-2] if levels.dim() > 1 else 1
+    width = levels.shape[-1]
     if zero is not None:
-        values = values - _spread(zero.to(torch.float32), width, group)
-    elif packed.dtype != torch.int8:
-        values = values - float(1 << (bits - 1))
-    return (values * _spread(scale.to(torch.float32), width, group)).to(dtype)
+        levels = levels - _spread(zero.to(torch.float32), height, rows, width, group)
+    steps = _spread(decode_scale(scale, tensor_scale), height, rows, width, group)
+    return (levels * steps).to(dtype)
 
 
-def quantize_activation(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    """Symmetric dynamic quantization, one scale per token and group: `round(x / s)`, `s = max|x| / (2^(bits-1) - 1)`.
+def quantize_activation(
+    x: Tensor, format: str, group: int, scale_format: str, tensor_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Symmetric dynamic quantization: one scale per token and group, `max|x| / highest` rounded to its stored type.
 
-    Shapes: x [..., K] -> int8 [..., K], float32 [..., K/group] ([..., 1] for group 0). Ties round to even.
+    Shapes: x [..., K], tensor_scale [1] -> packed [..., packed width], scale [..., K/group] ([..., 1] for group 0).
+    Levels are rounded to nearest, ties to even. e8m0 scales as in OCP MX v1.0 section 6.3.
     """
-    limit = float((1 << (bits - 1)) - 1)
+    number = find_format(format)
     width = x.shape[-1]
     size = group or width
     grouped = x.to(torch.float32).unflatten(-1, (width // size, size))
     peak = grouped.abs().amax(-1, keepdim=True)
-    scale = peak / limit
-    inverse = torch.where(peak > 0, limit / peak, torch.zeros_like(peak))
-    values = torch.clamp(torch.round(grouped * inverse), -limit, limit)
-    return values.to(torch.int8).flatten(-2), scale.squeeze(-1)
+    if scale_format == "float32" and tensor_scale is None:
+        scale = peak / number.highest
+        inverse = torch.where(peak > 0, number.highest / peak, torch.zeros_like(peak))
+        levels = number.round(grouped * inverse)
+    else:
+        highest = 2.0 ** math.floor(math.log2(number.highest)) if scale_format == "e8m0" else number.highest
+        step = peak / highest if tensor_scale is None else peak / (highest * tensor_scale)
+        scale = SCALES[scale_format].round(step)
+        steps = decode_scale(scale, tensor_scale)
+        levels = number.round(grouped / torch.where(steps > 0, steps, torch.ones(())))
+    return number.pack(levels.flatten(-2)), scale.squeeze(-1)
+
+
+def quantize_static(x: Tensor, scale: Tensor, zero: Tensor | None, format: str) -> Tensor:
+    """`round(x / scale + zero)` with a scale found by calibration, one for the whole tensor.
+
+    Shapes: x [..., K], scale float32 [1], zero int8 [1] -> [..., packed width].
+    """
+    number = find_format(format)
+    scaled = x.to(torch.float32) / scale
+    return number.pack(number.round(scaled if zero is None else scaled + zero))
 
 
 def quantized_linear(
@@ -77,55 +93,88 @@ def quantized_linear(
     packed: Tensor,
     scale: Tensor,
     zero: Tensor | None,
+    tensor_scale: Tensor | None,
     bias: Tensor | None,
-    bits: int,
+    format: str,
     group: int,
-    act_bits: int,
+    rows: int,
+    act_format: str,
     act_group: int,
+    act_scale: str,
 ) -> Tensor:
-    """`linear(x', dequantize(packed, scale, zero), bias)`, with x' = x, or x quantized and back when act_bits > 0.
+    """`linear(x', dequantize(packed, scale, zero, tensor_scale), bias)`.
 
-    Shapes: x [..., K], packed [O, K] (or [O, K*bits/8]), scale and zero [O, K/group], bias [O] -> [..., O].
+    x' is x, or with `act_format` not empty x quantized and back with scales of type `act_scale`.
+    Shapes: x [..., K], packed [O, packed width], scale and zero [O/rows, K/group], bias [O] -> [..., O].
     """
-    weight = dequantize(packed, scale, zero, bits, group, x.dtype)
-    if act_bits:
-        values, act_scale = quantize_activation(x, act_bits, act_group)
-        x = dequantize(values, act_scale, None, act_bits, act_group, x.dtype)
+    weight = dequantize(packed, scale, zero, tensor_scale, format, group, rows, x.dtype)
+    if act_format:
+        values, scales = quantize_activation(x, act_format, act_group, act_scale, None)
+        x = dequantize(values, scales, None, None, act_format, act_group, 1, x.dtype)
     return F.linear(x, weight, bias)
 
 
 def quantized_embedding(
-    ids: Tensor, packed: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, dtype: torch.dtype
+    ids: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Rows of a quantized table: `dequantize(packed[ids], scale[ids], zero[ids])`.
+    """Rows of a quantized table, each with scales of its own: `dequantize(packed[ids], scale[ids], zero[ids])`.
 
-    Shapes: ids i64 [...], packed [V, D] (or packed), scale and zero [V, D/group] -> [..., D].
+    Shapes: ids i64 [...], packed [V, packed width], scale and zero [V, D/group] -> [..., D].
     """
-    rows = None if zero is None else zero[ids]
-    return dequantize(packed[ids], scale[ids], rows, bits, group, dtype)
+    shift = None if zero is None else zero[ids]
+    return dequantize(packed[ids], scale[ids], shift, tensor_scale, format, group, 1, dtype)
 
 
-def _check_scale(width: int, scale: Tensor, group: int) -> None:
-    if group:
-        torch._check(width % group == 0, lambda: f"group {group} does not divide {width}")
-    expected = width // group if group else 1
-    torch._check(scale.shape[-1] == expected, lambda: f"{scale.shape[-1]} scales where {expected} groups are")
-
-
-def _dequantize_fake(
-    packed: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, dtype: torch.dtype
-) -> Tensor:
-    width = _width(packed, bits)
-    _check_scale(width, scale, group)
-    return packed.new_empty((*packed.shape[:-1], width), dtype=dtype)
-
-
-def _quantize_activation_fake(x: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
-    width = x.shape[-1]
+def _check_scale(packed: Tensor, scale: Tensor, format: str, group: int, rows: int) -> int:
+    """The unpacked width, if scales fit it."""
+    width = find_format(format).width(packed.shape[-1])
     if group:
         torch._check(width % group == 0, lambda: f"group {group} does not divide {width}")
     groups = width // group if group else 1
-    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty((*x.shape[:-1], groups), dtype=torch.float32)
+    torch._check(scale.shape[-1] == groups, lambda: f"{scale.shape[-1]} scales where {groups} groups are")
+    if rows != 1:
+        blocks = -(-packed.shape[-2] // rows) if rows else 1
+        torch._check(
+            scale.shape[-2] == blocks, lambda: f"{scale.shape[-2]} rows of scales where {blocks} blocks are"
+        )
+    return width
+
+
+def _dequantize_fake(
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    rows: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    width = _check_scale(packed, scale, format, group, rows)
+    return packed.new_empty((*packed.shape[:-1], width), dtype=dtype)
+
+
+def _quantize_activation_fake(
+    x: Tensor, format: str, group: int, scale_format: str, tensor_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    number, width = find_format(format), x.shape[-1]
+    if group:
+        torch._check(width % group == 0, lambda: f"group {group} does not divide {width}")
+    groups = width // group if group else 1
+    values = x.new_empty((*x.shape[:-1], number.packed_width(width)), dtype=number.storage)
+    return values, x.new_empty((*x.shape[:-1], groups), dtype=SCALES[scale_format].dtype)
+
+
+def _quantize_static_fake(x: Tensor, scale: Tensor, zero: Tensor | None, format: str) -> Tensor:
+    number = find_format(format)
+    return x.new_empty((*x.shape[:-1], number.packed_width(x.shape[-1])), dtype=number.storage)
 
 
 def _quantized_linear_fake(
@@ -133,45 +182,59 @@ def _quantized_linear_fake(
     packed: Tensor,
     scale: Tensor,
     zero: Tensor | None,
+    tensor_scale: Tensor | None,
     bias: Tensor | None,
-    bits: int,
+    format: str,
     group: int,
-    act_bits: int,
+    rows: int,
+    act_format: str,
     act_group: int,
+    act_scale: str,
 ) -> Tensor:
-    width = _width(packed, bits)
-    _check_scale(width, scale, group)
+    width = _check_scale(packed, scale, format, group, rows)
     torch._check(x.shape[-1] == width, lambda: f"quantized_linear: x {x.shape} for weights of width {width}")
     return x.new_empty((*x.shape[:-1], packed.shape[0]))
 
 
 def _quantized_embedding_fake(
-    ids: Tensor, packed: Tensor, scale: Tensor, zero: Tensor | None, bits: int, group: int, dtype: torch.dtype
+    ids: Tensor,
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    dtype: torch.dtype,
 ) -> Tensor:
-    width = _width(packed, bits)
-    _check_scale(width, scale, group)
+    width = _check_scale(packed, scale, format, group, 1)
     return packed.new_empty((*ids.shape, width), dtype=dtype)
 
 
 define(
-    "dequantize(Tensor packed, Tensor scale, Tensor? zero, int bits, int group, ScalarType dtype) -> Tensor",
+    "dequantize(Tensor packed, Tensor scale, Tensor? zero, Tensor? tensor_scale, str format, int group, int rows, "
+    "ScalarType dtype) -> Tensor",
     dequantize,
     _dequantize_fake,
 )
 define(
-    "quantize_activation(Tensor x, int bits, int group) -> (Tensor, Tensor)",
+    "quantize_activation(Tensor x, str format, int group, str scale_format, Tensor? tensor_scale) -> (Tensor, Tensor)",
     quantize_activation,
     _quantize_activation_fake,
 )
 define(
-    "quantized_linear(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? bias, int bits, int group, "
-    "int act_bits, int act_group) -> Tensor",
+    "quantize_static(Tensor x, Tensor scale, Tensor? zero, str format) -> Tensor",
+    quantize_static,
+    _quantize_static_fake,
+)
+define(
+    "quantized_linear(Tensor x, Tensor packed, Tensor scale, Tensor? zero, Tensor? tensor_scale, Tensor? bias, "
+    "str format, int group, int rows, str act_format, int act_group, str act_scale) -> Tensor",
     quantized_linear,
     _quantized_linear_fake,
 )
 define(
-    "quantized_embedding(Tensor ids, Tensor packed, Tensor scale, Tensor? zero, int bits, int group, "
-    "ScalarType dtype) -> Tensor",
+    "quantized_embedding(Tensor ids, Tensor packed, Tensor scale, Tensor? zero, Tensor? tensor_scale, str format, "
+    "int group, ScalarType dtype) -> Tensor",
     quantized_embedding,
     _quantized_embedding_fake,
 )

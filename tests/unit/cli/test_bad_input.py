@@ -49,7 +49,7 @@ def test_compile_refuses(
     scheme = tmp_path / "g48.yaml"
     scheme.write_text(
         "version: 1\ndescription: groups that don't divide 64\n"
-        "weight: {bits: 8, group: 48, symmetric: true, scale_dtype: float32}\n"
+        "weight: {type: int8, group: 48}\n"
         "activation: null\nembedding: true\n"
     )
     options = [option.replace("SCHEME", str(scheme)) for option in options]

@@ -145,7 +145,7 @@ def test_a_bad_recipe_leaves_nothing(
 def test_groups_that_do_not_divide_are_refused_before_weights_are_read(model: str, tmp_path: Path) -> None:
     scheme = tmp_path / "odd.yaml"
     scheme.write_text(
-        "version: 1\ndescription: groups of 48\nweight: {bits: 8, group: 48, symmetric: true, scale_dtype: float32}\n"
+        "version: 1\ndescription: groups of 48\nweight: {type: int8, group: 48}\n"
         "activation: null\nembedding: true\n"
     )
     recipe = load_recipe("cpu-int8", [*LOOSE, f"quantize.linear.scheme={scheme}"])

@@ -85,7 +85,7 @@ attrs {"kind": "function"}
 graph model {
   %x : f32[T, 8] = input
   %b : f32[5] = input
-  %w : f32[5, 8] = optcc.dequantize.default(@w.packed, @w.scale, None, 8, 0, f32)
+  %w : f32[5, 8] = optcc.dequantize.default(@w.packed, @w.scale, None, None, "int8", 0, 1, f32)
   %y : f32[T, 5] = aten.linear.default(%x, %w, %b)
   return y = %y
 }

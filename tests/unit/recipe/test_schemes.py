@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from optcc.errors import OptccError, RecipeField, RecipeSyntax, UnknownScheme
+from optcc.ir.formats import FORMATS, SCALES
 from optcc.recipe import ActivationFormat, Scheme, WeightFormat, list_schemes, load_scheme
+from optcc.recipe.schemes import ACTIVATION_TYPES, SCALE_BYTES, TWO_LEVEL, WEIGHT_TYPES
 
 GOOD = """\
 version: 1
 description: mine
-weight: {bits: 8, group: 32, symmetric: true, scale_dtype: float16}
-activation: {bits: 8, group: 0}
+weight: {type: int8, group: 32, symmetric: true, scale: float16}
+activation: {type: int8, group: 0}
 embedding: false
 limits: {kl: 1e-2}
 """
@@ -23,32 +25,38 @@ def test_the_scheme_of_the_int8_preset() -> None:
     assert load_scheme("int8-g64-a8") == Scheme(
         name="int8-g64-a8",
         description="int8 weights and activations, one scale for 64 channels",
-        weight=WeightFormat(bits=8, group=64, symmetric=True, scale_dtype="float32"),
-        activation=ActivationFormat(bits=8, group=64),
+        weight=WeightFormat("int8", group=64, symmetric=True, scale="float32", rows=1),
+        activation=ActivationFormat("int8", group=64),
         embedding=True,
         limits={"kl": 0.012, "top1": 0.93, "cosine": 0.995},
     )
 
 
-def test_built_in_names() -> None:
-    assert list_schemes() == ["int8-channel", "int8-g32-a8", "int8-g64", "int8-g64-a8"]
+def test_names_of_formats_are_the_compilers() -> None:
+    """The recipe's lists are written out, so that reading a recipe needs no torch."""
+    assert {name: f.bits for name, f in FORMATS.items()} == WEIGHT_TYPES
+    assert set(ACTIVATION_TYPES) <= set(FORMATS)
+    assert {name: s.dtype.itemsize for name, s in SCALES.items()} == SCALE_BYTES
+    assert {name for name, s in SCALES.items() if s.two_level} == set(TWO_LEVEL)
 
 
 @pytest.mark.parametrize("name", list_schemes())
 def test_name_says_what_it_is(name: str) -> None:
     scheme = load_scheme(name)
-    group = f"g{scheme.weight.group}" if scheme.weight.group else "channel"
-    suffix = f"-a{scheme.activation.bits}" if scheme.activation else ""
-    assert name == f"int{scheme.weight.bits}-{group}{suffix}"
+    weight = scheme.weight
     assert {"kl", "top1", "cosine"} <= set(scheme.limits)
-    assert scheme.to_json()["weight"]["bits"] == 8
+    assert scheme.to_json()["weight"]["type"] == weight.type
+    if name.startswith("int"):
+        group = f"g{weight.group}" if weight.group else "channel"
+        asym, act = "" if weight.symmetric else "-asym", "-a8" if scheme.activation else ""
+        assert name == f"{weight.type}-{group}{asym}{act}"
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD)
     scheme = load_scheme("./mine.yaml", tmp_path)
-    assert (scheme.name, scheme.weight.scale_dtype, scheme.limits) == ("mine", "float16", {"kl": 0.01})
-    assert scheme.activation == ActivationFormat(8, 0)
+    assert (scheme.name, scheme.weight.scale, scheme.limits) == ("mine", "float16", {"kl": 0.01})
+    assert scheme.activation == ActivationFormat("int8", 0)
 
 
 @pytest.mark.parametrize(
@@ -63,16 +71,33 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ),
         ("group: 32", "group: -16", RecipeField, 3, "weight.group"),
         ("group: 0", "group: 8", RecipeField, 4, "activation.group"),
-        ("bits: 8, group: 32", "bits: 7, group: 32", RecipeField, 3, "weight.bits: expected one of 8"),
-        ("symmetric: true, ", "", RecipeField, 1, "weight.symmetric: missing"),
-        ("bits: 8, group: 0", "bits: 8", RecipeField, 4, "activation.group: missing"),
-        ("float16", "float61", RecipeField, 3, "weight.scale_dtype"),
+        (
+            "type: int8, group: 32",
+            "type: int7, group: 32",
+            RecipeField,
+            3,
+            "weight.type: expected one of int8",
+        ),
+        ("group: 32, ", "", RecipeField, 3, "weight.group: missing"),
+        ("type: int8, group: 0", "type: int8", RecipeField, 4, "activation.group: missing"),
+        ("float16", "float61", RecipeField, 3, "weight.scale"),
+        ("float16}", "float16, rows: 3}", RecipeField, 3, "weight.rows: expected 0, 1 or a multiple of 16"),
+        ("float16}", "float16, rows: 0}", RecipeField, 3, "weight.rows: one scale for the whole tensor"),
+        (
+            "int8, group: 32, symmetric: true",
+            "e4m3, group: 32, symmetric: false",
+            RecipeField,
+            3,
+            "zero points",
+        ),
+        ("group: 0}", "group: 16, static: true}", RecipeField, 4, "a static scale is one for the whole"),
+        ("embedding", "kv: {type: int4}\nembedding", RecipeField, 5, "kv.type: expected one of int8, e4m3"),
         ("embedding: false", "embeding: false", RecipeField, 5, "embeding: unknown key"),
         ("embedding: false\n", "", RecipeField, 1, "embedding: missing"),
         ("kl: 1e-2", "kk: 1", RecipeField, 6, "limits.kk: unknown key"),
         ("version: 1", "version: 3", RecipeField, 1, "version: expected 1"),
         ("limits: {kl", "limits: kl", RecipeSyntax, 6, "not valid YAML"),
-        ("activation: {bits: 8, group: 0}", "activation: int8", RecipeField, 4, "expected a mapping"),
+        ("activation: {type: int8, group: 0}", "activation: int8", RecipeField, 4, "expected a mapping"),
     ],
 )
 def test_refused_with_its_line(

@@ -1,0 +1,68 @@
+"""What all passes that pack weights have in common: a scheme, and which weights it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from optcc.errors import BadOption, nearest
+from optcc.ir.module import Module
+from optcc.pm.passes import Pass
+from optcc.quant.select import PARTS, Selected, select_weights
+from optcc.recipe.schemes import Scheme, load_scheme
+
+
+@dataclass(frozen=True)
+class WeightPass(Pass):
+    """A pass that stores weights in a scheme.
+
+    Several of them in a row share the work: each takes what it selects of the weights that are still plain.
+
+    Options:
+        scheme: a scheme's name, or a YAML file relative to the recipe.
+        part: `all`, `body`, or `vocabulary`, which is the embedding and the head; `all` leaves the vocabulary out where
+            the scheme's `embedding` is false.
+        only: names of the weights to take, `*` allowed; empty for all.
+        skip: names of weights to leave alone, `*` allowed.
+    """
+
+    scheme: str = "int8-g64-a8"
+    part: str = "all"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def load(self, base: Path) -> Scheme:
+        """The scheme. Raises UnknownScheme, RecipeSyntax, RecipeField."""
+        return load_scheme(self.scheme, base)
+
+    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
+        """The weights this pass packs.
+
+        Args:
+            module: canonical; not changed.
+            base: directory of the recipe.
+            taken: weights that an earlier pass of the pipeline will have packed by then.
+
+        Raises:
+            GroupSize, BadOption, UnknownScheme: as `select_weights` and `load_scheme`.
+        """
+        if self.part not in PARTS:
+            raise BadOption(f"part: there is no part {self.part!r}", hint=nearest(self.part, list(PARTS)))
+        scheme = self.load(base)
+        return select_weights(
+            module, scheme, self.skip, only=self.only, part=self.part, taken=frozenset(taken)
+        )
+
+    def reads(self, base: Path) -> tuple[Path, ...]:
+        """A scheme of the user's own."""
+        path = base / self.scheme
+        return (path,) if path.is_file() else ()
+
+    def note_schemes(self, module: Module, selected: list[Selected], scheme: Scheme) -> None:
+        """Write down in the module what the weights are stored as; backends' ledgers and exports read it."""
+        if not selected:
+            return
+        record = module.attrs.setdefault("schemes", {})
+        assert isinstance(record, dict)
+        record.update({s.name: scheme.name for s in selected})
