@@ -287,6 +287,16 @@ class LedgerMismatch(OptccError):
     code = "E402"
 
 
+class NoCalibration(OptccError):
+    """A pass learns from data, and there is none.
+
+    `calibrate.data` of the recipe names the texts; a model without a tokenizer, or a function, is calibrated on inputs
+    like those of the check. When passes are run from Python, set `Context.calibration`.
+    """
+
+    code = "E403"
+
+
 # --- backends ----------------------------------------------------------------------------------------------------
 
 

@@ -65,11 +65,13 @@ def start_key(facts: Mapping[str, object]) -> str:
     return sha256_bytes(canonical_json({"sources": source_digest(), "versions": versions(), **facts}))
 
 
-def next_key(key: str, step: Pass, base: Path) -> str:
-    """Key of what `step` leaves, given the key of what it gets."""
+def next_key(key: str, step: Pass, base: Path, learned: Mapping[str, object] | None = None) -> str:
+    """Key of what `step` leaves, given the key of what it gets and the facts of the data it learns from."""
     files = [*step.reads(base), *([step.file] if step.file else [])]
     return sha256_bytes(
-        canonical_json({"after": key, "pass": str(step), "files": [sha256_file(p) for p in files]})
+        canonical_json(
+            {"after": key, "pass": str(step), "files": [sha256_file(p) for p in files], "data": learned}
+        )
     )
 
 
@@ -118,6 +120,10 @@ class PassCache:
         """Whether there seems to be an entry; `load` finds out."""
         return self.root is not None and (self.root / "passes" / key / "entry.json").is_file()
 
+    def scratch(self, key: str) -> Path | None:
+        """Where the pass that makes this entry keeps unfinished work; it is gone once the entry is saved."""
+        return self.root / "scratch" / key if self.root else None
+
     def save(self, key: str, module: Module, records: Sequence[PassRecord], facts: Mapping[str, Any]) -> None:
         """Store the module under a key; whole or not at all.
 
@@ -140,6 +146,7 @@ class PassCache:
                 if entry.exists():
                     shutil.rmtree(entry)
                 partial.rename(entry)
+                shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
 

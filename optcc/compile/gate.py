@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from optcc.accuracy.chat import ANSWER_TOKENS, ChatSource, plain_render
 from optcc.accuracy.compare import compare_decoder, compare_greedy
-from optcc.accuracy.data import TextSet, load_text_sets
+from optcc.accuracy.data import TextSet
 from optcc.accuracy.functions import compare_function
 from optcc.accuracy.gates import GateReport, judge, parse_limits
 from optcc.accuracy.intervals import Estimate
@@ -23,12 +22,12 @@ from optcc.accuracy.reports import ComparisonReport, FunctionReport
 from optcc.compile.original import Original
 from optcc.compile.pair import Pair
 from optcc.compile.samples import function_inputs, random_windows
+from optcc.compile.texts import decoder_texts
 from optcc.recipe import CheckOptions
 from optcc.runtime.engine import Engine
 from optcc.runtime.executor import Executor
 from optcc.runtime.request import StopConditions
 from optcc.runtime.score import score_windows
-from optcc.runtime.tokenizer import Tokenizer
 
 _GREEDY_PROMPTS = 8
 _GREEDY_START = 32
@@ -83,23 +82,15 @@ def check_decoder(
         BadCheckData: a text is missing or too short.
     """
     parsed = parse_limits(limits)
-    original, executor, tokenizer = pair.original, pair.decoder, pair.tokenizer
-    eos = executor.spec.eos_token_ids
+    original, executor = pair.original, pair.decoder
     window = min(options.window, executor.spec.max_context)
     notes: tuple[str, ...] = ()
-    if tokenizer is None:
+    if pair.tools is None:
         sets = [random_windows(executor.spec.vocab, options.tokens, window)]
         notes = ("the model has no tokenizer: random tokens were compared instead of text",)
     else:
-        sets = load_text_sets(
-            options.data,
-            lambda text: tokenizer.encode(text, add_special=False),
-            tokens=options.tokens,
-            window=window,
-            chat=_chat_source(pair, tokenizer, eos),
-            base=base,
-            bos=tokenizer.special.bos_token_id if tokenizer.special.add_bos else None,
-        )
+        digest = pair.subject.source.digest
+        sets = decoder_texts(pair.tools, options, window, "check", digest, lambda: original, base)
 
     def artifact(ids: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         return score_windows(executor, [ids.tolist()], max_step_tokens=_STEP_TOKENS)
@@ -126,20 +117,6 @@ def _greedy(
     return original.answer(prompts, tokens, executor.spec.eos_token_ids), answers
 
 
-def _chat_source(pair: Pair, tokenizer: Tokenizer, eos: Sequence[int]) -> ChatSource:
-    template = pair.render or plain_render
-
-    def answer(prompts: Sequence[str]) -> list[str]:
-        encoded = []
-        for prompt in prompts:
-            text = template([{"role": "user", "content": prompt}])
-            encoded.append(tokenizer.encode(text, add_special=False))
-        found = pair.original.answer(encoded, ANSWER_TOKENS, eos)
-        return [tokenizer.decode([t for t in ids if t not in eos]).strip() for ids in found]
-
-    return ChatSource(pair.subject.source.digest, answer, template)
-
-
 def check_function(
     pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
 ) -> Checked:
@@ -147,7 +124,8 @@ def check_function(
     parsed = parse_limits(limits)
     io = pair.manifest.spec
     outputs = list(io["outputs"])
-    batches = function_inputs(pair.subject.source, io, pair.tokenizer, options, base)
+    tokenizer = pair.tools.tokenizer if pair.tools else None
+    batches = function_inputs(pair.subject.source, io, tokenizer, options, base)
 
     def counted() -> Iterator[Mapping[str, Array]]:
         for index, batch in enumerate(batches):

@@ -15,9 +15,11 @@ import torch
 
 from optcc import __version__
 from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
+from optcc.artifact.digest import sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.compile.cache import PassCache, default_cache, next_key, source_digest, start_key, versions
+from optcc.compile.calibrate import calibration
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
@@ -124,13 +126,18 @@ class Job:
         steps = plan.pipeline.passes
         keys = self._keys(source, steps)
         module, done = self._resume(keys, source)
-        ctx = Context(backend.name, self.thread_count, base=self.recipe.base)
+        ctx = Context(backend.name, self.thread_count, base=self.recipe.base, progress=self.progress.step)
         instruments = self._instruments()
         canonical = len(plan.stages["canonicalize"])
         for index in range(done, len(steps)):
             if index == canonical:
                 self._preflight(module, backend, plan)
             self.stage(plan.stage_of(index))
+            if steps[index].calibrates and ctx.calibration is None:
+                ctx.calibration = calibration(
+                    source, self.load, module, self.recipe.calibrate, self.recipe.base
+                )
+            ctx.scratch = self.cache.scratch(keys[index + 1])
             run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))
@@ -240,8 +247,15 @@ class Job:
         }
         keys = [start_key({**facts, "backend": self.recipe.target.backend})]
         for step in steps:
-            keys.append(next_key(keys[-1], step, self.recipe.base))
+            learned = self._calibration_facts() if step.calibrates else None
+            keys.append(next_key(keys[-1], step, self.recipe.base, learned))
         return keys
+
+    def _calibration_facts(self) -> dict[str, object]:
+        """Everything that decides what calibration data is: built-in texts come with Python."""
+        options, base = self.recipe.calibrate, self.recipe.base
+        files = [sha256_file(base / name) for name in options.data if (base / name).is_file()]
+        return {**asdict(options), "files": files, "python": sys.version}
 
     def _resume(self, keys: list[str], source: ModelSource) -> tuple[Module, int]:
         """The module after the last pass that is in the cache, and how many passes that is; else a fresh capture."""

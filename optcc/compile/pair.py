@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,9 @@ from optcc.artifact import Manifest
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.compile.original import Original
+from optcc.compile.texts import text_tools
 from optcc.frontend import LoadOptions, ModelSource
-from optcc.runtime.chat import ChatTemplate
 from optcc.runtime.executor import CallExecutor, Executor
-from optcc.runtime.tokenizer import Tokenizer
-
-Render = Callable[[Sequence[Mapping[str, str]]], str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Pair:
 
     def __init__(self, root: Path, manifest: Manifest, subject: Subject, threads: int) -> None:
         self.root, self.manifest, self.subject, self.threads = root, manifest, subject, threads
-        self.tokenizer, self.render = text_tools(root)
+        self.tools = text_tools(root)
 
     @cached_property
     def original(self) -> Original:
@@ -76,16 +73,3 @@ def open_pair(root: Path, manifest: Manifest, subject: Subject, threads: int) ->
         yield pair
     finally:
         pair.close()
-
-
-def text_tools(root: Path) -> tuple[Tokenizer | None, Render | None]:
-    """An artifact's tokenizer and chat template, where it has them."""
-    folder = root / "tokenizer"
-    if not (folder / "tokenizer.json").is_file():
-        return None, None
-    tokenizer = Tokenizer.load(folder)
-    if not (folder / "chat_template.jinja").is_file():
-        return tokenizer, None
-    special = tokenizer.special
-    template = ChatTemplate.load(folder, bos_token=special.bos_token or "", eos_token=special.eos_token or "")
-    return tokenizer, lambda messages: template.render([dict(m) for m in messages])

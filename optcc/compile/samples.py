@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from optcc.accuracy.data import TextSet, load_text_sets
+from optcc.accuracy.data import Split, TextSet, load_text_sets
 from optcc.artifact.digest import sha256_bytes
+from optcc.compile.texts import TextOptions
 from optcc.frontend import ModelSource
-from optcc.recipe import CheckOptions
 from optcc.runtime.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
@@ -20,9 +20,13 @@ _BATCH = 8
 _EXAMPLES = 8
 
 
-def random_windows(vocab: int, tokens: int, window: int) -> TextSet:
+# Added to a generator's seed, so that what a pass learns from is never what the artifact is checked on.
+_SEEDS = {"check": 0, "calibration": 1000}
+
+
+def random_windows(vocab: int, tokens: int, window: int, seed: int = 0) -> TextSet:
     """Windows of uniformly random tokens from a fixed seed."""
-    generator = np.random.Generator(np.random.Philox(0))
+    generator = np.random.Generator(np.random.Philox(seed))
     count = max(1, tokens // window)
     windows = tuple(generator.integers(0, vocab, window, dtype=np.int64) for _ in range(count))
     return TextSet("random", windows, sha256_bytes(b"".join(w.tobytes() for w in windows)))
@@ -32,10 +36,11 @@ def function_inputs(
     source: ModelSource,
     io: Mapping[str, Any],
     tokenizer: Tokenizer | None,
-    options: CheckOptions,
+    options: TextOptions,
     base: Path | None,
+    split: Split = "check",
 ) -> list[dict[str, Array]]:
-    """Batches of arguments for a function.
+    """Batches of arguments for a function; those of the two splits have nothing in common but the example.
 
     A text encoder with a tokenizer gets sentences of many lengths from the recipe's texts. Anything else gets its
     example inputs and seeded variations of them: floating-point values redrawn with the example's mean and deviation,
@@ -44,14 +49,14 @@ def function_inputs(
     inputs = io["inputs"]
     if set(inputs) == {"input_ids", "attention_mask"} and tokenizer is not None:
         limit = int(io.get("limits", {}).get("S", 128))
-        return _sentences(tokenizer, options, min(limit, 128), base)
+        return _sentences(tokenizer, options, min(limit, 128), base, split)
     if source.factory is None:
-        return _random_ids(io)
-    return _variations(source.factory)
+        return _random_ids(io, _SEEDS[split])
+    return _variations(source.factory, _SEEDS[split])
 
 
 def _sentences(
-    tokenizer: Tokenizer, options: CheckOptions, longest: int, base: Path | None
+    tokenizer: Tokenizer, options: TextOptions, longest: int, base: Path | None, split: Split
 ) -> list[dict[str, Array]]:
     """The recipe's tokens of text cut into pieces of 4 to `longest` tokens, padded in batches of 8.
 
@@ -63,6 +68,7 @@ def _sentences(
         lambda text: tokenizer.encode(text, add_special=False),
         tokens=options.tokens,
         window=options.window,
+        split=split,
         base=base,
     )
     stream = np.concatenate([w for s in sets for w in s.windows])
@@ -97,9 +103,9 @@ def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def _random_ids(io: Mapping[str, Any]) -> list[dict[str, Array]]:
+def _random_ids(io: Mapping[str, Any], seed: int) -> list[dict[str, Array]]:
     """Random ids and masks for an encoder without a tokenizer."""
-    generator = np.random.Generator(np.random.Philox(2))
+    generator = np.random.Generator(np.random.Philox(seed + 2))
     batches = []
     for width in (3, 5, 8, 12, 16, 24, 31, 32):
         ids = generator.integers(0, int(io["vocab"]), (4, width), dtype=np.int64)
@@ -109,11 +115,11 @@ def _random_ids(io: Mapping[str, Any]) -> list[dict[str, Array]]:
     return batches
 
 
-def _variations(factory: str) -> list[dict[str, Array]]:
+def _variations(factory: str, seed: int) -> list[dict[str, Array]]:
     from optcc.frontend.factory import call_factory
 
     example = {name: value.detach().numpy() for name, value in call_factory(factory).example.items()}
-    generator = np.random.Generator(np.random.Philox(3))
+    generator = np.random.Generator(np.random.Philox(seed + 3))
     batches: list[dict[str, Array]] = [example]
     while len(batches) < _EXAMPLES:
         batches.append({name: _vary(value, generator) for name, value in example.items()})

@@ -30,6 +30,8 @@ class Pass:
     id: ClassVar[str] = ""
     file: ClassVar[Path | None] = None
     """Where a pass named `file.py:Class` was read from."""
+    calibrates: ClassVar[bool] = False
+    """Whether it reads `Context.calibration`."""
 
     def __init_subclass__(cls) -> None:
         if not cls.__dict__.get("id"):

@@ -36,11 +36,11 @@ def run_pass(
     Args:
         module: changed in place.
         step: the pass.
-        ctx: its rewrites and notes are cleared first.
+        ctx: its rewrites, notes and tables are cleared first.
         instruments: called before in order and after in reverse.
         after: text of the passes that ran before, for the error.
     """
-    ctx.rewrites, ctx.notes = RewriteLog(), []
+    ctx.rewrites, ctx.notes, ctx.tables = RewriteLog(), [], {}
     wanted = [instrument.before(step, module, ctx) for instrument in instruments]
     if not all(wanted):
         return False

@@ -5,20 +5,23 @@ from optcc.recipe.load import list_presets, load_recipe
 from optcc.recipe.schema import (
     METRICS,
     STAGES,
+    CalibrateOptions,
     CheckOptions,
     ModelOptions,
     PassEntry,
     Recipe,
     TargetOptions,
 )
-from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, list_schemes, load_scheme
+from optcc.recipe.schemes import ActivationFormat, KvFormat, Scheme, WeightFormat, list_schemes, load_scheme
 from optcc.recipe.source import Where
 
 __all__ = [
     "METRICS",
     "STAGES",
     "ActivationFormat",
+    "CalibrateOptions",
     "CheckOptions",
+    "KvFormat",
     "ModelOptions",
     "PassEntry",
     "Recipe",

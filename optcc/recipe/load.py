@@ -13,7 +13,16 @@ from optcc.errors import ExtendsCycle, RecipeNotFound, RecipeSyntax, nearest
 from optcc.recipe.fields import read_recipe_layer
 from optcc.recipe.overrides import apply_overrides
 from optcc.recipe.readers import Layer
-from optcc.recipe.schema import METRICS, STAGES, CheckOptions, ModelOptions, PassEntry, Recipe, TargetOptions
+from optcc.recipe.schema import (
+    METRICS,
+    STAGES,
+    CalibrateOptions,
+    CheckOptions,
+    ModelOptions,
+    PassEntry,
+    Recipe,
+    TargetOptions,
+)
 from optcc.recipe.source import Source
 
 
@@ -96,6 +105,7 @@ def _build(layer: Layer, root: _Found, extends: tuple[str, ...], base: Path) -> 
         model=ModelOptions(**section("model")),
         target=TargetOptions(**section("target")),
         passes={name: stages[name] for name in STAGES},
+        calibrate=CalibrateOptions(**section("calibrate")),
         check=CheckOptions(limits={m: limits[m] for m in METRICS if m in limits}, **check),
         base=base,
     )

@@ -77,6 +77,21 @@ class PassEntry:
 
 
 @dataclass(frozen=True)
+class CalibrateOptions:
+    """What passes that learn from data are given; documents of the check are never among it.
+
+    Attributes:
+        data: names of built-in texts, or files relative to the recipe's `base`.
+        tokens: how many tokens, over all texts.
+        window: tokens per window.
+    """
+
+    data: tuple[str, ...] = ("prose", "code", "chat")
+    tokens: int = 8192
+    window: int = 512
+
+
+@dataclass(frozen=True)
 class CheckOptions:
     """What the artifact is compared on, and how far it may be from the original.
 
@@ -115,6 +130,7 @@ class Recipe:
     extends: tuple[str, ...] = field(default=(), compare=False)
     model: ModelOptions = ModelOptions()
     target: TargetOptions = TargetOptions()
+    calibrate: CalibrateOptions = CalibrateOptions()
     check: CheckOptions = CheckOptions()
 
     def to_json(self) -> dict[str, Any]:
@@ -129,6 +145,7 @@ class Recipe:
             "model": asdict(self.model),
             "target": asdict(self.target),
             "passes": {stage: [entry.to_json() for entry in self.passes[stage]] for stage in STAGES},
+            "calibrate": {**asdict(self.calibrate), "data": list(self.calibrate.data)},
             "check": {
                 "data": list(self.check.data),
                 "tokens": self.check.tokens,

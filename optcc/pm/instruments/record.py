@@ -26,6 +26,7 @@ class PassRecord:
         hits: how often each rewrite rule applied.
         misses: places where a rule nearly applied.
         notes: remarks of the pass.
+        tables: measurements of the pass: name to rows.
         cached: taken from the cache instead of being run.
     """
 
@@ -38,6 +39,7 @@ class PassRecord:
     hits: dict[str, int] = field(default_factory=dict)
     misses: list[NearMiss] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Json]]] = field(default_factory=dict)
     cached: bool = False
 
     def to_json(self) -> dict[str, Json]:
@@ -88,6 +90,7 @@ class Record:
                 dict(ctx.rewrites.hits),
                 list(ctx.rewrites.misses),
                 list(ctx.notes),
+                dict(ctx.tables),
             )
         )
 

@@ -32,7 +32,7 @@ from optcc.pm import Context, parse_pipeline, run_pipeline
 from optcc.pm.instruments import Check, Record
 from optcc.recipe import list_schemes, load_recipe, load_scheme
 from optcc.recipe.fields import FIELDS
-from optcc.recipe.schema import STAGES, CheckOptions, ModelOptions, TargetOptions
+from optcc.recipe.schema import STAGES, CalibrateOptions, CheckOptions, ModelOptions, TargetOptions
 from tests.conftest import ROOT
 from tests.golden import cases
 
@@ -206,6 +206,7 @@ def test_keys_of_recipes_and_their_defaults(root: Path) -> None:
     for section, options in (
         ("model", ModelOptions()),
         ("target", TargetOptions()),
+        ("calibrate", CalibrateOptions()),
         ("check", CheckOptions()),
     ):
         for key, value in dataclasses.asdict(options).items():

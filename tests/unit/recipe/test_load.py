@@ -82,6 +82,7 @@ def test_defaults(tmp_path: Path) -> None:
         },
         "target": {"backend": "onnxruntime", "device": "cpu", "threads": 0},
         "passes": {stage: [] for stage in STAGES},
+        "calibrate": {"data": ["prose", "code", "chat"], "tokens": 8192, "window": 512},
         "check": {
             "data": ["prose", "code", "chat"],
             "tokens": 8192,
@@ -300,7 +301,7 @@ def test_refused_with_its_line(
     [
         ("modle: {}", "did you mean model?"),
         ("model: {dtyp: x}", "did you mean dtype?"),
-        ("tokens: 3", "did you mean check.tokens?"),
+        ("tokens: 3", "did you mean calibrate.tokens or check.tokens?"),
         ("model: {dtype: float23}", "did you mean float32"),
         ("passes: {fuze: []}", "did you mean fuse or"),
         ("check: {limits: {top: 1}}", "did you mean top1?"),
@@ -382,7 +383,7 @@ def test_set_a_pass_option(tmp_path: Path) -> None:
         ("=3", "expected KEY=VALUE", ""),
         ("check.token=3", "check.token names nothing", "did you mean check.tokens"),
         ("chek.tokens=3", "chek.tokens names nothing", "check.tokens"),
-        ("tokens=3", "tokens names nothing", "did you mean check.tokens?"),
+        ("tokens=3", "tokens names nothing", "did you mean calibrate.tokens or check.tokens?"),
         ("quantize.linaer.scheme=x", "names nothing", "quantize.linear.scheme"),
         ("fuse.qkv.x=1", "fuse.qkv.x names nothing", ""),
         ("check.tokens=many", "check.tokens: expected a whole number >= 1, found 'many'", ""),

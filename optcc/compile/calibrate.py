@@ -1,0 +1,92 @@
+"""The data that passes learn from: the recipe's texts, or inputs like those of the check, never the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from optcc.accuracy.data import TextSet
+from optcc.compile.original import Original
+from optcc.compile.samples import function_inputs, random_windows
+from optcc.compile.spec import manifest_spec
+from optcc.compile.texts import decoder_texts, text_tools
+from optcc.frontend import LoadOptions, ModelSource, export_tokenizer
+from optcc.ir.module import Module
+from optcc.pm.context import Calibration
+from optcc.recipe import CalibrateOptions
+
+
+def calibration(
+    source: ModelSource, load: LoadOptions, module: Module, options: CalibrateOptions, base: Path | None
+) -> Calibration:
+    """Inputs for a canonical module.
+
+    Args:
+        source: the model.
+        load: how it was loaded.
+        module: canonical.
+        options: which texts, and how many tokens of them.
+        base: directory that data files are relative to.
+
+    Raises:
+        BadCheckData: a text is missing or too short.
+    """
+    with tempfile.TemporaryDirectory(prefix="optcc-tokenizer-") as folder:
+        if source.directory is not None:
+            export_tokenizer(source, Path(folder) / "tokenizer")
+        tools = text_tools(Path(folder))
+        if module.attrs.get("kind") == "decoder":
+            decoder: Any = module.attrs["decoder"]
+            window = min(options.window, int(decoder["max_context"]))
+            if tools is None:
+                sets = [random_windows(int(decoder["vocab"]), options.tokens, window, seed=1000)]
+            else:
+                sets = decoder_texts(
+                    tools,
+                    options,
+                    window,
+                    "calibration",
+                    source.digest,
+                    lambda: Original(source, load),
+                    base,
+                )
+            return _of_texts(sets)
+        tokenizer = tools.tokenizer if tools else None
+        inputs = function_inputs(source, manifest_spec(module), tokenizer, options, base, split="calibration")
+    return _of_functions(inputs)
+
+
+def _of_texts(sets: Sequence[TextSet]) -> Calibration:
+    batches = tuple(window_batch(torch.from_numpy(w)) for s in sets for w in s.windows)
+    digest = hashlib.sha256(" ".join(s.digest for s in sets).encode()).hexdigest()
+    return Calibration(batches, digest, sum(s.tokens for s in sets))
+
+
+def window_batch(ids: Tensor) -> dict[str, Tensor]:
+    """The inputs of a canonical decoder for one request of these tokens; logits of every row are wanted."""
+    rows = len(ids)
+    return {
+        "input_ids": ids.to(torch.int64),
+        "position_ids": torch.arange(rows),
+        "query_starts": torch.tensor([0, rows], dtype=torch.int32),
+        "logit_rows": torch.arange(rows),
+    }
+
+
+def _of_functions(inputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Calibration:
+    hasher = hashlib.sha256()
+    batches = []
+    for batch in inputs:
+        for name, value in sorted(batch.items()):
+            hasher.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+        batches.append({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()})
+    tokens = sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
+    return Calibration(tuple(batches), hasher.hexdigest(), tokens)
