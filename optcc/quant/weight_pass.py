@@ -46,10 +46,16 @@ class WeightPass(Pass):
 
         Raises:
             GroupSize, BadOption, UnknownScheme: as `select_weights` and `load_scheme`.
+            BadOption: the scheme wants static activations, and this pass calibrates nothing.
         """
         if self.part not in PARTS:
             raise BadOption(f"part: there is no part {self.part!r}", hint=nearest(self.part, list(PARTS)))
         scheme = self.load(base)
+        if scheme.activation and scheme.activation.static and not self.calibrates:
+            raise BadOption(
+                f"{self.id} rounds activations with scales of its own, {scheme.name} wants static ones",
+                hint="use a pass that calibrates, or a scheme without `static`",
+            )
         return select_weights(
             module, scheme, self.skip, only=self.only, part=self.part, taken=frozenset(taken)
         )
