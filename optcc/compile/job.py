@@ -37,7 +37,7 @@ from optcc.frontend.lift import to_module
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
-from optcc.memory import MemoryMeter, anonymous_bytes, release
+from optcc.memory import MemoryMeter, anonymous_bytes, imports_left_alone, release
 from optcc.pm.context import Context
 from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
@@ -85,12 +85,13 @@ class Job:
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = round(self.seconds.get(self.current, 0.0) + now - self.clock, 3)
-        self.anonymous = max(self.anonymous, anonymous_bytes())
-        release()
-        self.memory.restart()
         self.clock = now
-        if name and name != self.current:
-            self.progress.stage(name)
+        self.anonymous = max(self.anonymous, anonymous_bytes())
+        if name != self.current:
+            release()
+            if name:
+                self.progress.stage(name)
+        self.memory.restart()
         self.current = name
 
     @contextmanager
@@ -99,7 +100,8 @@ class Job:
         before = torch.get_num_threads()
         torch.set_num_threads(self.thread_count)
         try:
-            yield
+            with imports_left_alone():
+                yield
         finally:
             torch.set_num_threads(before)
 
