@@ -66,7 +66,7 @@ def release() -> None:
 
 @contextmanager
 def imports_left_alone() -> Iterator[None]:
-    """What exists now is not searched for cycles inside: a quarter of a second per collection once torch is imported."""
+    """What exists now is not searched for cycles inside: a quarter of a second each time, once torch is imported."""
     gc.freeze()
     try:
         yield

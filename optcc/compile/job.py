@@ -18,7 +18,8 @@ from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
 from optcc.artifact.digest import sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
-from optcc.compile.cache import PassCache, default_cache, next_key, source_digest, start_key, versions
+from optcc.cache import cache_limit, default_cache, prune, using
+from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
 from optcc.compile.calibrate import calibration
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
@@ -93,6 +94,15 @@ class Job:
                 self.progress.stage(name)
         self.memory.restart()
         self.current = name
+
+    @contextmanager
+    def caches(self) -> Iterator[None]:
+        """Nothing is removed from the caches while they are used; after a success each is brought below its limit."""
+        limit, roots = cache_limit(), {default_cache(), self.options.cache or default_cache()}
+        with using(*roots):
+            yield
+        for root in roots:
+            prune(root, limit)
 
     @contextmanager
     def threads(self) -> Iterator[None]:

@@ -136,7 +136,11 @@ def test_null_takes_back_an_inherited_limit_and_nothing_else(tmp_path: Path) -> 
     assert load_recipe("mid.yaml").check.limits == {"top1": 0.5}
     assert load_recipe("leaf.yaml").check.limits == {"top1": 0.5, "nll": 4.0}
     assert load_recipe("leaf.yaml", ["check.limits.top1=null"]).check.limits == {"nll": 4.0}
-    write(tmp_path, "bad.yaml", "version: 1\nextends: ./base.yaml\ncheck:\n  limits:\n    kl: null\n    nll: no\n")
+    write(
+        tmp_path,
+        "bad.yaml",
+        "version: 1\nextends: ./base.yaml\ncheck:\n  limits:\n    kl: null\n    nll: no\n",
+    )
     with pytest.raises(RecipeField) as caught:
         load_recipe("bad.yaml")
     assert (caught.value.where, caught.value.what.split(",")[0]) == (
