@@ -34,7 +34,9 @@ def new_table(*columns: str) -> Table:
     for name in columns:
         right, whole = name.startswith(">"), name.startswith((">", "|"))
         justify: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(name.lstrip(">|"), justify=justify, no_wrap=whole, overflow="fold", header_style="dim")
+        table.add_column(
+            name.lstrip(">|"), justify=justify, no_wrap=whole, overflow="fold", header_style="dim"
+        )
     return table
 
 

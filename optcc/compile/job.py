@@ -33,6 +33,7 @@ from optcc.compile.report import Report
 from optcc.compile.spec import manifest_spec
 from optcc.compile.speed import measure_speed
 from optcc.errors import BackendUnavailable
+from optcc.files import writing
 from optcc.frontend import LoadOptions, ModelSource, capture, export_tokenizer, resolve
 from optcc.frontend.lift import to_module
 from optcc.host import host_facts, physical_cores
@@ -170,7 +171,8 @@ class Job:
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:
-            export_tokenizer(source, writer.root / "tokenizer")
+            with writing(writer.root / "tokenizer"):
+                export_tokenizer(source, writer.root / "tokenizer")
         manifest = Manifest(
             kind=str(module.attrs["kind"]),
             optcc_version=__version__,
