@@ -134,6 +134,15 @@ class BadOverride(OptccError):
     code = "E109"
 
 
+class BadSetting(OptccError):
+    """An environment variable holds a value that can't be used.
+
+    The message names it; `optcc cache --help` and the documentation say what it may hold.
+    """
+
+    code = "E110"
+
+
 # --- models ------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +393,15 @@ class OutputInTheWay(OptccError):
     """
 
     code = "E606"
+
+
+class CacheInUse(OptccError):
+    """The cache can't be emptied now: a compile is using it.
+
+    Wait until it has ended, or stop it.
+    """
+
+    code = "E607"
 
 
 # --- running -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Timeouts are there for hangs, not for speed: a slow machine with two test processes stays far below them.
+E2E_SECONDS = 1200
+LONG_SECONDS = 3600
+
 # The first example of a test that touches torch pays for its imports, so no deadline.
 _SLOW_START = (HealthCheck.too_slow,)
 settings.register_profile(
@@ -29,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the golden files instead of comparing"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """More time for tests that start processes and compile real models, and for long ones."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            long = item.get_closest_marker("prove") is not None
+            if long or item.get_closest_marker("e2e") is not None or "e2e" in item.path.parts:
+                item.add_marker(pytest.mark.timeout(LONG_SECONDS if long else E2E_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Anyone may import these; they import only each other.
-BASE = frozenset({"optcc", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"})
+BASE = frozenset({"optcc", "optcc.cache", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"})
 
 # Part -> the parts it may import besides itself and the base. `compile` may import all but `cli`.
 PARTS: dict[str, frozenset[str]] = {

@@ -61,8 +61,7 @@ class OnnxExecutor:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values."""
-        s = self._spec
-        return s.layers * 2 * s.block_size * s.kv_heads * s.head_dim * 4
+        return self._spec.block_bytes
 
     def bind(self, blocks: int) -> None:
         """Allocate zeroed pools and bind them for good."""

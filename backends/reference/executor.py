@@ -40,8 +40,7 @@ class ReferenceExecutor:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers, keys and values."""
-        s = self._spec
-        return s.layers * 2 * s.block_size * s.kv_heads * s.head_dim * self._dtype.itemsize
+        return self._spec.block_bytes
 
     @property
     def _dtype(self) -> torch.dtype:

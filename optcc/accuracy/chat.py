@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optcc.cache import default_cache
+
 Message = dict[str, str]
 
 # An answer is cut here: enough for the built-in windows, cheap to generate.
@@ -34,12 +36,6 @@ class ChatSource:
     answer: Callable[[Sequence[str]], list[str]]
     render: Callable[[Sequence[Message]], str]
     cache: Path | None = None
-
-
-def default_cache() -> Path:
-    """$OPTCC_CACHE or ~/.cache/optcc."""
-    chosen = os.environ.get("OPTCC_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "optcc"
 
 
 def plain_render(messages: Sequence[Message]) -> str:

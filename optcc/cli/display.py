@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optcc.cli.common import human_bytes
 
@@ -26,15 +26,16 @@ def console() -> Console:
 
 
 def new_table(*columns: str) -> Table:
-    """A borderless table; a column whose name starts with `>` is aligned to the right."""
+    """A borderless table. A column named `>…` is aligned to the right; only one named neither so nor `|…` wraps."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
     for name in columns:
-        right = name.startswith(">")
+        right, whole = name.startswith(">"), name.startswith((">", "|"))
+        justify: Literal["left", "right"] = "right" if right else "left"
         table.add_column(
-            name.lstrip(">"), justify="right" if right else "left", no_wrap=right, header_style="dim"
+            name.lstrip(">|"), justify=justify, no_wrap=whole, overflow="fold", header_style="dim"
         )
     return table
 

@@ -33,6 +33,7 @@ VERBS = {
     "bench": "Measure how fast an artifact is.",
     "inspect": "Show what an artifact holds and how it came about.",
     "verify": "Check every byte of an artifact against its hashes.",
+    "cache": "Show what the cache holds, or empty it.",
     "recipes": "List the built-in recipes.",
     "env": "Show this machine, the installed packages and the backends.",
     "explain": "Explain an error code.",

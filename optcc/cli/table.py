@@ -75,7 +75,7 @@ def print_passes(console: Console, report: Mapping[str, Any]) -> None:
 
 def passes_table(rows: Sequence[Mapping[str, Any]], weight_bytes: int) -> Table:
     """One row per pass. `weight_bytes` is what the first pass found."""
-    table = new_table("pass", ">time", ">peak", ">nodes", ">", ">weights", ">", "what it did")
+    table = new_table("|pass", ">time", ">peak", ">nodes", ">", ">weights", ">", "what it did")
     nodes: int | None = None
     for row in rows:
         delta = f"{row['nodes'] - nodes:+}" if nodes is not None and row["nodes"] != nodes else ""

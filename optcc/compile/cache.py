@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from optcc.artifact.digest import canonical_json, sha256_bytes, sha256_file
+from optcc.cache import mark_used
 from optcc.errors import OptccError
 from optcc.files import writing
 from optcc.ir.module import Module
@@ -28,12 +29,6 @@ from optcc.pm.instruments import PassRecord
 from optcc.pm.passes import Pass
 
 _COMPUTES = ("torch", "numpy", "transformers", "nvidia-modelopt")
-
-
-def default_cache() -> Path:
-    """`$OPTCC_CACHE`, or `~/.cache/optcc`."""
-    given = os.environ.get("OPTCC_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "optcc"
 
 
 def source_digest() -> str:
@@ -112,6 +107,7 @@ class PassCache:
                 return None
             module = parse_module((entry / "module.ir").read_text(), store)
             records = [PassRecord.from_json({**row, "cached": True}) for row in data["records"]]
+            mark_used(entry)
             return Entry(module, records, data["facts"])
         except (OSError, ValueError, KeyError, TypeError, OptccError):
             return None  # a damaged entry is as good as none

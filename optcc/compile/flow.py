@@ -49,7 +49,7 @@ def compile_model(
     """
     job = Job(recipe, options or CompileOptions(), progress or Silent())
     backend, plan = job.plan()
-    with job.threads():
+    with job.caches(), job.threads():
         source = job.resolve(model)
         module = job.passes(source, plan, backend)
         with ArtifactWriter(out, predicted_bytes=module.weight_bytes()) as writer:

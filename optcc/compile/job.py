@@ -18,7 +18,8 @@ from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
 from optcc.artifact.digest import sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
-from optcc.compile.cache import PassCache, default_cache, next_key, source_digest, start_key, versions
+from optcc.cache import cache_limit, default_cache, prune, using
+from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
 from optcc.compile.calibrate import calibration
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
@@ -32,12 +33,13 @@ from optcc.compile.report import Report
 from optcc.compile.spec import manifest_spec
 from optcc.compile.speed import measure_speed
 from optcc.errors import BackendUnavailable
+from optcc.files import writing
 from optcc.frontend import LoadOptions, ModelSource, capture, export_tokenizer, resolve
 from optcc.frontend.lift import to_module
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
-from optcc.memory import MemoryMeter, anonymous_bytes, release
+from optcc.memory import MemoryMeter, anonymous_bytes, imports_left_alone, release
 from optcc.pm.context import Context
 from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
@@ -85,13 +87,23 @@ class Job:
         now = time.perf_counter()
         if self.current:
             self.seconds[self.current] = round(self.seconds.get(self.current, 0.0) + now - self.clock, 3)
-        self.anonymous = max(self.anonymous, anonymous_bytes())
-        release()
-        self.memory.restart()
         self.clock = now
-        if name and name != self.current:
-            self.progress.stage(name)
+        self.anonymous = max(self.anonymous, anonymous_bytes())
+        if name != self.current:
+            release()
+            if name:
+                self.progress.stage(name)
+        self.memory.restart()
         self.current = name
+
+    @contextmanager
+    def caches(self) -> Iterator[None]:
+        """Nothing is removed from the caches while they are used; after a success each is brought below its limit."""
+        limit, roots = cache_limit(), {default_cache(), self.options.cache or default_cache()}
+        with using(*roots):
+            yield
+        for root in roots:
+            prune(root, limit)
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -99,7 +111,8 @@ class Job:
         before = torch.get_num_threads()
         torch.set_num_threads(self.thread_count)
         try:
-            yield
+            with imports_left_alone():
+                yield
         finally:
             torch.set_num_threads(before)
 
@@ -158,7 +171,8 @@ class Job:
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:
-            export_tokenizer(source, writer.root / "tokenizer")
+            with writing(writer.root / "tokenizer"):
+                export_tokenizer(source, writer.root / "tokenizer")
         manifest = Manifest(
             kind=str(module.attrs["kind"]),
             optcc_version=__version__,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from optcc.frontend import LoadOptions, ModelSource, load_original
-from optcc.frontend.greedy import greedy_answers
+from optcc.frontend.greedy import greedy_answers, token_times
 from optcc.frontend.upcast import compute_in_float32
 
 Array = npt.NDArray[Any]
@@ -32,6 +32,10 @@ class Original:
     def answer(self, prompts: Sequence[Sequence[int]], tokens: int, eos: Sequence[int]) -> list[list[int]]:
         """Greedy continuations of at most `tokens` tokens, up to and with an end token."""
         return greedy_answers(self.model, prompts, tokens, eos)
+
+    def token_times(self, prompt: Sequence[int], tokens: int) -> list[float]:
+        """Seconds from the start to each of `tokens` greedy tokens."""
+        return token_times(self.model, prompt, tokens)
 
     def call(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Named inputs to named outputs, for encoders and factories."""

@@ -5,8 +5,6 @@ A glance, not a benchmark: it says whether the artifact is faster here and now. 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -35,20 +33,23 @@ def measure_speed(pair: Pair) -> dict[str, Any]:
     prompt = np.random.Generator(np.random.Philox(5)).integers(0, spec.vocab, prompt_length).tolist()
     engine = Engine(executor, blocks=spec.blocks_for(prompt_length + tokens) + 1)
 
-    def artifact(count: int) -> None:
-        engine.generate([prompt], stop=StopConditions(max_tokens=count, eos_token_ids=()))
+    def artifact(count: int) -> list[float]:
+        stop = StopConditions(max_tokens=count, eos_token_ids=())
+        timing = engine.generate([prompt], stop=stop)[0].timing
+        return [at - timing.submitted for at in timing.tokens]
 
-    def reference(count: int) -> None:
-        original.answer([prompt], count, ())
-
-    sides = {"original": reference, "artifact": artifact}
+    sides = {
+        "original": lambda count: original.token_times(prompt, count),
+        "artifact": artifact,
+    }
     seen: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "decode": []} for name in sides}
-    for round_number in range(_ROUNDS + 1):
+    for run in sides.values():  # warms caches and is not counted
+        run(2)
+    for _ in range(_ROUNDS):
         for name, run in sides.items():
-            first, whole = _timed(run, 1), _timed(run, tokens)
-            if round_number:  # the first round warms caches and is not counted
-                seen[name]["prefill"].append(prompt_length / first)
-                seen[name]["decode"].append((tokens - 1) / max(whole - first, 1e-9))
+            times = run(tokens)
+            seen[name]["prefill"].append(prompt_length / times[0])
+            seen[name]["decode"].append((tokens - 1) / max(times[-1] - times[0], 1e-9))
     result: dict[str, Any] = {n: {k: _summary(v) for k, v in kinds.items()} for n, kinds in seen.items()}
     result["ratio"] = {
         kind: result["artifact"][kind]["median"] / result["original"][kind]["median"]
@@ -60,12 +61,6 @@ def measure_speed(pair: Pair) -> dict[str, Any]:
         "rounds": _ROUNDS,
         "threads": pair.threads,
     }
-
-
-def _timed(run: Callable[[int], None], count: int) -> float:
-    began = time.perf_counter()
-    run(count)
-    return time.perf_counter() - began
 
 
 def _summary(values: list[float]) -> dict[str, float]:

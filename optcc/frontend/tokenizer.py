@@ -81,9 +81,11 @@ def export_tokenizer(source: ModelSource, out_dir: Path) -> tuple[Path, ...]:
     else:
         import transformers
 
-        transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True).backend_tokenizer.save(
-            str(target)
-        )
+        backend = transformers.AutoTokenizer.from_pretrained(
+            directory, local_files_only=True
+        ).backend_tokenizer
+        # Not `save`, which hides the error of a full disk behind a plain Exception.
+        target.write_text(backend.to_str(pretty=True), "utf-8")
     written = [target]
     template = _template(directory, settings)
     if template is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from optcc.errors import CannotWrite, CorruptWeights
+from optcc.files import writing
 from optcc.ir.types import DTYPE_NAMES, DTYPES
 
 
@@ -102,7 +103,8 @@ class WeightStore:
     def __init__(self, directory: Path | None = None) -> None:
         self._temporary = None if directory else tempfile.TemporaryDirectory(prefix="optcc-weights-")
         self.directory = directory or Path(self._temporary.name if self._temporary else ".")
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
         self.refs: dict[str, TensorRef] = {}
 
     def __contains__(self, name: str) -> bool:

@@ -94,7 +94,8 @@ def _build(layer: Layer, root: _Found, extends: tuple[str, ...], base: Path) -> 
         prefix = name + "."
         return {k.removeprefix(prefix): v.value for k, v in layer.items() if k.startswith(prefix)}
 
-    limits = section("check.limits")
+    # null takes back a limit of a recipe that this one extends.
+    limits = {metric: limit for metric, limit in section("check.limits").items() if limit is not None}
     check = {key: value for key, value in section("check").items() if not key.startswith("limits.")}
     stages: dict[str, tuple[PassEntry, ...]] = dict.fromkeys(STAGES, ()) | section("passes")
     values = {key: item.value for key, item in layer.items()}

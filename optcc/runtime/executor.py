@@ -42,7 +42,7 @@ class ModelSpec:
         block_size: tokens in a KV block, K.
         max_context: most tokens a request may hold, prompt and answer together.
         eos_token_ids: every id that ends an answer.
-        kv_dtype: element type of the KV pool, as numpy or the backend spells it; for people and reports only.
+        kv_dtype: element type of the KV pool, by numpy's name, or `bfloat16`.
     """
 
     layers: int
@@ -62,6 +62,13 @@ class ModelSpec:
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` tokens of one request."""
         return -(-tokens // self.block_size)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one KV block over all layers, keys and values."""
+        elements = self.layers * 2 * self.block_size * self.kv_heads * self.head_dim
+        # numpy has no bfloat16; its elements take two bytes.
+        return elements * (2 if self.kv_dtype == "bfloat16" else np.dtype(self.kv_dtype).itemsize)
 
     def to_json(self) -> dict[str, object]:
         """Plain data for the manifest; `from_json` reads it back."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tools.demo_models import model_path
+from tests.needs import demo_model, package
 
 LISTING = (
     "import sys; from optcc.cli.main import main; code = main(sys.argv[1:]);"
@@ -26,7 +26,7 @@ LISTING = (
 
 
 def optcc(
-    *args: object, program: tuple[str, ...] = ("-m", "optcc"), seconds: int = 400
+    *args: object, program: tuple[str, ...] = ("-m", "optcc"), seconds: int = 1000
 ) -> subprocess.CompletedProcess[str]:
     """Run `optcc` in a process of its own."""
     command = [sys.executable, *program, *map(str, args)]
@@ -79,18 +79,10 @@ class Workshop:
         return Compiled(out, path, json.loads(printed.read_text()))
 
 
-def demo_model(model: str) -> Path:
-    """Where a real model lies; skips the test where its package is not installed."""
-    try:
-        return model_path(model)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """One folder for all processes of a test run."""
-    pytest.importorskip("onnxruntime")
+    package("onnxruntime")
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workshop"
     folder.mkdir(exist_ok=True)

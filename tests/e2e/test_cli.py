@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
+from tests.needs import package
 from tests.unit.cli.conftest import save_tokenizer
 
 LISTING = (
@@ -24,13 +25,13 @@ LISTING = (
 def optcc(*args: object, program: tuple[str, ...] = ("-m", "optcc")) -> subprocess.CompletedProcess[str]:
     """Run `optcc` in a process of its own."""
     command = [sys.executable, *program, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ})
+    return subprocess.run(command, capture_output=True, text=True, timeout=1000, env={**os.environ})
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, and an int8 artifact of it for ONNX Runtime."""
-    pytest.importorskip("onnxruntime")
+    package("onnxruntime")
     folder = tmp_path_factory.mktemp("e2e")
     save_tokenizer(zoo.save("llama", folder / "talker", vocab_size=320))
     options = ["--set", "check.tokens=512", "--set", "check.window=64", "--set", "check.data=[prose, code]"]

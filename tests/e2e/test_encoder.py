@@ -13,7 +13,7 @@ from optcc.frontend import LoadOptions, load_original, resolve
 from optcc.runtime.tokenizer import Tokenizer
 from tests.e2e.conftest import LISTING, Compiled, Workshop, optcc
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 Array = npt.NDArray[np.generic]
 TEXTS = (

@@ -27,7 +27,7 @@ def run(root: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[
     (tools / "optcc").chmod(0o755)
     env = {**os.environ, "PYTHONPATH": str(root), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     env["OPTCC_CACHE"] = str(folder / "cache")
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=env, cwd=folder)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1000, env=env, cwd=folder)
 
 
 def test_add_a_pass(root: Path, model: Path, tmp_path: Path) -> None:

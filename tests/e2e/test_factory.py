@@ -13,7 +13,7 @@ from optcc.backends.registry import load_backend
 from optcc.compile import CompileOptions, CompileResult, compile_model
 from optcc.recipe import load_recipe
 from tests.e2e import factories
-from tests.e2e.conftest import demo_model
+from tests.needs import demo_model, package
 
 FLOAT = """
 version: 1
@@ -26,7 +26,7 @@ check: {limits: {cosine: 0.999999, cosine_min: 0.999999, sqnr: 90, max_abs: 1.0e
 
 def compiled(factory: str, recipe: str | Path, out: Path) -> CompileResult:
     """The factory's module on ONNX Runtime with one thread."""
-    pytest.importorskip("onnxruntime")
+    package("onnxruntime")
     options = CompileOptions(cache=None, speed=False)
     return compile_model(factory, load_recipe(recipe, ["target.threads=1"]), out, options)
 

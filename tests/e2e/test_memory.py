@@ -159,7 +159,6 @@ def test_memory_is_the_artifact_and_a_layer(tmp_path: Path) -> None:
 
 @needs_proc
 @pytest.mark.prove
-@pytest.mark.timeout(1800)
 def test_a_llama_of_1_1_billion_stays_under_two_gigabytes(tmp_path: Path) -> None:
     parameters, highest = peak_of_compile(LARGE, tmp_path)
     assert 1.05e9 < parameters < 1.15e9

@@ -18,7 +18,7 @@ from optcc.runtime.executor import Batch, Executor
 from optcc.runtime.tokenizer import Tokenizer
 from tests.e2e.conftest import LISTING, Compiled, Workshop, optcc
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 WINDOW = 128
 QUESTION = "What is the capital of France?"

@@ -40,18 +40,25 @@ def convolution(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     return emit.op("Conv", inputs, attributes)
 
 
-@lowers("aten.max_pool2d.default")
-def max_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
-    """Largest of each window."""
-    x, kernel, stride, padding, dilation, ceil = operands
+def _pool(
+    emit: Emitter, kind: str, x: Any, kernel: Any, stride: Any, padding: Any, ceil: Any, more: Attributes
+) -> ir.Value:
+    """A pooling operator over windows; an empty stride is the kernel's size."""
     attributes: Attributes = {
         "kernel_shape": _both(kernel),
         "strides": _both(stride or kernel),
         "pads": _both(padding) * 2,
-        "dilations": _both(dilation),
         "ceil_mode": int(ceil),
+        **more,
     }
-    return emit.op("MaxPool", [emit.value(x)], attributes)
+    return emit.op(kind, [emit.value(x)], attributes)
+
+
+@lowers("aten.max_pool2d.default")
+def max_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
+    """Largest of each window."""
+    x, kernel, stride, padding, dilation, ceil = operands
+    return _pool(emit, "MaxPool", x, kernel, stride, padding, ceil, {"dilations": _both(dilation)})
 
 
 def _refuse_average(node: fx.Node, operands: list[Any]) -> str | None:
@@ -62,14 +69,7 @@ def _refuse_average(node: fx.Node, operands: list[Any]) -> str | None:
 def average_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Mean of each window."""
     x, kernel, stride, padding, ceil, include = operands[:6]
-    attributes: Attributes = {
-        "kernel_shape": _both(kernel),
-        "strides": _both(stride or kernel),
-        "pads": _both(padding) * 2,
-        "ceil_mode": int(ceil),
-        "count_include_pad": int(include),
-    }
-    return emit.op("AveragePool", [emit.value(x)], attributes)
+    return _pool(emit, "AveragePool", x, kernel, stride, padding, ceil, {"count_include_pad": int(include)})
 
 
 def _refuse_adaptive(node: fx.Node, operands: list[Any]) -> str | None:
@@ -86,4 +86,4 @@ def adaptive_average_pool(emit: Emitter, node: fx.Node, operands: list[Any]) -> 
     if wanted == [1, 1]:
         return emit.op("GlobalAveragePool", [emit.value(x)])
     kernel = [int(h or 0) // w for h, w in zip(shape_of(x)[-2:], wanted)]
-    return emit.op("AveragePool", [emit.value(x)], {"kernel_shape": kernel, "strides": kernel})
+    return _pool(emit, "AveragePool", x, kernel, kernel, 0, False, {})

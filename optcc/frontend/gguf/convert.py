@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optcc.cache import default_cache, mark_used
 from optcc.errors import CannotWrite, CorruptWeights
 from optcc.frontend.gguf import tensors as convert_tensors
 from optcc.frontend.gguf.metadata import Architecture, Config, to_config
@@ -24,12 +25,6 @@ from optcc.frontend.gguf.tokenizer import write_tokenizer
 _FORM = "1"  # raise when the written form changes, so that old cache entries are not used
 
 
-def cache_directory() -> Path:
-    """`$OPTCC_CACHE`, or `~/.cache/optcc`."""
-    given = os.environ.get("OPTCC_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "optcc"
-
-
 def convert(path: Path, digest: str) -> Path:
     """The directory that holds the converted model; made now unless it is in the cache.
 
@@ -37,8 +32,9 @@ def convert(path: Path, digest: str) -> Path:
         CorruptWeights, UnsupportedArchitecture: as found, before anything is written.
         CannotWrite: the cache can't be written; nothing is left behind.
     """
-    target = cache_directory() / "converted" / f"{digest}-{_FORM}"
+    target = default_cache() / "converted" / f"{digest}-{_FORM}"
     if target.is_dir():
+        mark_used(target)
         return target
     file = open_gguf(path)
     architecture, config, wanted = _plan(file)

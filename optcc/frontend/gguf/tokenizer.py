@@ -37,7 +37,8 @@ def write_tokenizer(path: Path, fields: Fields, directory: Path) -> None:
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-    backend.save(str(directory / "tokenizer.json"))
+    # Not `save`, which hides the error of a full disk behind a plain Exception.
+    (directory / "tokenizer.json").write_text(backend.to_str(pretty=True), "utf-8")
     settings: dict[str, object] = {
         role: token for role, token in roles.items() if role.endswith("_token") and token
     }

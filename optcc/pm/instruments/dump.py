@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from optcc.errors import OutputInTheWay
+from optcc.files import writing
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
 from optcc.pm.context import Context
@@ -42,5 +43,7 @@ class Dump:
         self._write(step.id.replace("/", "_").replace(":", "_"), module)
 
     def _write(self, name: str, module: Module) -> None:
-        (self._directory / f"{self._count:03}_{name}.ir").write_text(module_text(module))
+        path = self._directory / f"{self._count:03}_{name}.ir"
+        with writing(path):
+            path.write_text(module_text(module))
         self._count += 1

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from optcc.accuracy.chat import ChatSource, chat_documents, default_cache, plain_render
+from optcc.accuracy.chat import ChatSource, chat_documents, plain_render
 from optcc.accuracy.prompts import PROMPTS
+from optcc.cache import default_cache
 
 
 class Model:

@@ -189,7 +189,7 @@ with ArtifactWriter(sys.argv[1]) as writer:
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_killed_writer_leaves_no_artifact_and_the_next_one_cleans_up(tmp_path: Path, make: Make) -> None:

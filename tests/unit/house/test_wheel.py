@@ -12,7 +12,7 @@ import pytest
 def build(source: Path, into: Path) -> None:
     """Build wheel and sdist of `source` into a folder."""
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(into)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=400)
 
 
 @pytest.fixture(scope="module")

@@ -129,6 +129,26 @@ def test_awkward_text_survives_a_dump(tmp_path: Path) -> None:
 # --- extends --------------------------------------------------------------------------------------
 
 
+def test_null_takes_back_an_inherited_limit_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "version: 1\ncheck: {limits: {kl: 1, nll: 2, top1: 0.5}}\n")
+    write(tmp_path, "mid.yaml", "version: 1\nextends: ./base.yaml\ncheck:\n  limits: {kl: null, nll: ~}\n")
+    write(tmp_path, "leaf.yaml", "version: 1\nextends: ./mid.yaml\ncheck: {limits: {nll: 4, cosine: null}}\n")
+    assert load_recipe("mid.yaml").check.limits == {"top1": 0.5}
+    assert load_recipe("leaf.yaml").check.limits == {"top1": 0.5, "nll": 4.0}
+    assert load_recipe("leaf.yaml", ["check.limits.top1=null"]).check.limits == {"nll": 4.0}
+    write(
+        tmp_path,
+        "bad.yaml",
+        "version: 1\nextends: ./base.yaml\ncheck:\n  limits:\n    kl: null\n    nll: no\n",
+    )
+    with pytest.raises(RecipeField) as caught:
+        load_recipe("bad.yaml")
+    assert (caught.value.where, caught.value.what.split(",")[0]) == (
+        "bad.yaml:6",
+        "check.limits.nll: expected a number >= 0",
+    )
+
+
 def test_mappings_merge_and_stage_lists_replace(tmp_path: Path) -> None:
     write(tmp_path, "presets/base.yaml", "version: 1\ndescription: mine\ntarget: {threads: 3, device: tpu}\n"
           "passes: {fuse: [a.a, b.b], quantize: [q.q]}\ncheck: {limits: {kl: 1, nll: 2}}\n")  # fmt: skip
