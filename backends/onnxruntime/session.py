@@ -11,7 +11,8 @@ from optcc.backends.protocol import Availability
 from optcc.errors import BackendUnavailable, IncompatibleArtifact
 
 MODEL = "model.onnx"
-OLDEST = "1.24"
+OLDEST = "1.28"
+"""1.24 to 1.26 refuse to look up rows of 2-bit and asymmetric 4-bit tables; 1.27 computes 2-bit linears wrongly."""
 INSTALL = "pip install 'optcc-compiler[onnxruntime]'"
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 

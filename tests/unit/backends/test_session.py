@@ -35,7 +35,7 @@ def test_running_needs_less_than_compiling(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("version", "ok"), [("1.23.9", False), ("1.24", True), ("1.31.0rc1", True), ("2.0", True)]
+    ("version", "ok"), [("1.27.9", False), ("1.28", True), ("1.31.0rc1", True), ("2.0", True)]
 )
 def test_oldest_version(version: str, ok: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: version)
