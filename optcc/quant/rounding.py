@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optcc.ir.formats import find_format
+from optcc.ir.ops.quantized import dequantize
 from optcc.quant.grid import Grid, fit_grid, tensor_scale_of
 from optcc.recipe.schemes import WeightFormat
 
@@ -106,4 +107,18 @@ def pack_levels(levels: Tensor, grid: Grid) -> PackedWeight:
     zero = None if grid.zero is None else grid.zero.squeeze(-1)
     return PackedWeight(
         find_format(grid.form.type).pack(levels), grid.scale.squeeze(-1), zero, grid.tensor_scale
+    )
+
+
+def unpacked(weight: PackedWeight, form: WeightFormat) -> Tensor:
+    """What a packed weight stands for, float32 [O, K]."""
+    return dequantize(
+        weight.packed,
+        weight.scale,
+        weight.zero,
+        weight.tensor_scale,
+        form.type,
+        form.group,
+        form.rows,
+        torch.float32,
     )
