@@ -15,6 +15,7 @@ from optcc.pm.context import Context
 from optcc.quant.attach import attach_activations, attach_weight
 from optcc.quant.finished import Finished, Quantized
 from optcc.quant.gptq import Factor, factorize, gptq, hessian, output_error
+from optcc.quant.refine import refine
 from optcc.quant.rounding import round_to_nearest
 from optcc.quant.select import Selected
 from optcc.quant.sweep import Sweep
@@ -43,6 +44,7 @@ class QuantizeGptq(WeightPass):
             the full one.
         damp: added to the diagonal of the Hessian, relative to its mean.
         act-order: round the channels with the largest inputs first; groups stay as they are.
+        refine: how often all scales and then all levels are chosen anew for the least error.
         memory: megabytes of values held in memory; what is beyond lies in temporary files.
     """
 
@@ -50,12 +52,13 @@ class QuantizeGptq(WeightPass):
     search: int = 20
     damp: float = 0.01
     act_order: bool = True
+    refine: int = 2
     memory: int = 1024
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Pack one weight after another while the calibration data goes through the model once."""
-        if self.search < 0 or self.damp < 0 or self.memory < 0:
-            raise BadOption(f"{self.id}: search, damp and memory can't be negative")
+        if min(self.search, self.refine, self.damp, self.memory) < 0:
+            raise BadOption(f"{self.id}: search, refine, damp and memory can't be negative")
         scheme = self.load(ctx.base)
         selected = self.select(module, ctx.base)
         if not selected:
@@ -106,7 +109,8 @@ class QuantizeGptq(WeightPass):
 
     def _solve(self, weight: Tensor, shared: _Shared, form: WeightFormat) -> Quantized:
         """A weight of linears."""
-        packed = gptq(weight, shared.factor, form, search=self.search)
+        first = gptq(weight, shared.factor, form, search=self.search)
+        packed = refine(weight, first, form, shared.factor.hessian, self.refine)
         nearest = round_to_nearest(weight, form)
         return Quantized(
             packed,
