@@ -99,7 +99,9 @@ def _inverse_factor(matrix: Tensor) -> Tensor | None:
     return inverse.contiguous() if bool(inverse.isfinite().all()) else None
 
 
-def gptq(weight: Tensor, factor: Factor, form: WeightFormat, *, search: int = 0) -> PackedWeight:
+def gptq(
+    weight: Tensor, factor: Factor, form: WeightFormat, *, search: int = 0, signed: bool = False
+) -> PackedWeight:
     """Quantize a weight.
 
     A group's grid is chosen when its first channel is reached, for the weights as they are by then.
@@ -109,6 +111,7 @@ def gptq(weight: Tensor, factor: Factor, form: WeightFormat, *, search: int = 0)
         factor: of its input.
         form: number format, groups and scale type.
         search: ranges tried for each group besides the full one, errors weighted by the hessian's diagonal.
+        signed: whether the search tries negative scales too (`optcc.quant.grid`).
     """
     rows, width = weight.shape
     group = form.group or width
@@ -128,7 +131,9 @@ def gptq(weight: Tensor, factor: Factor, form: WeightFormat, *, search: int = 0)
                 channels = factor.order[k : k + group]
                 shared = to_groups(free[k : k + group].T, _one_group(form))
                 weights = to_groups(importance[channels].expand(form.rows or rows, group), _one_group(form))
-                found = fit_grid(shared, form, tensor_scale=whole, search=search, importance=weights)
+                found = fit_grid(
+                    shared, form, tensor_scale=whole, search=search, importance=weights, signed=signed
+                )
                 grids[int(channels[0]) // group] = found
                 grid = _by_row(found, form, rows)
             assert grid is not None

@@ -29,7 +29,7 @@ def refine(
         packed: where to begin; zero points stay.
         form: of `packed`. Scales that several rows share, and powers of two, stay too.
         hessian: float32 [K, K], damped, positive on the diagonal.
-        rounds: how often scales and levels are chosen in turn.
+        rounds: how often scales and levels are chosen in turn. A scale keeps its sign.
     """
     if not rounds:
         return packed
@@ -105,14 +105,14 @@ class _State:
             scale = solved.squeeze(-1).T
             if self.tensor_scale is not None:
                 scale = scale / self.tensor_scale
-            usable = (scale > 0) & scale.isfinite() & (failed == 0)
-            rounded = SCALES[self.form.scale].round(scale.clamp(min=0)).to(torch.float32)
+            usable = (scale * self.stored[:, part] > 0) & scale.isfinite() & (failed == 0)
+            rounded = SCALES[self.form.scale].round(scale.nan_to_num()).to(torch.float32)
             self.stored[:, part] = torch.where(usable, rounded, self.stored[:, part])
 
     def choose_levels(self) -> None:
         """One sweep over the channels."""
         steps, values = self.steps(), self.values()
-        divisors = torch.where(steps > 0, steps, torch.ones(()))
+        divisors = torch.where(steps != 0, steps, torch.ones(()))
         gradient = self.hessian @ (self.weight - values)
         width, diagonal = len(values), self.hessian.diagonal()
         for begin in range(0, width, _BLOCK):

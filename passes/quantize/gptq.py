@@ -42,6 +42,8 @@ class QuantizeGptq(WeightPass):
         skip: names of weights to leave alone, `*` allowed.
         search: ranges to try for every group besides the full one, for the least error in the linear's result; 0 takes
             the full one.
+        signed: whether the search tries negative scales too, so that a group's largest value can be the lowest level of
+            an integer format, of which there is one more than above zero. Not every backend's kernels take them.
         damp: added to the diagonal of the Hessian, relative to its mean.
         act-order: round the channels with the largest inputs first; groups stay as they are.
         refine: how often all scales and then all levels are chosen anew for the least error.
@@ -50,6 +52,7 @@ class QuantizeGptq(WeightPass):
 
     calibrates: ClassVar[bool] = True
     search: int = 20
+    signed: bool = False
     damp: float = 0.01
     act_order: bool = True
     refine: int = 2
@@ -109,7 +112,7 @@ class QuantizeGptq(WeightPass):
 
     def _solve(self, weight: Tensor, shared: _Shared, form: WeightFormat) -> Quantized:
         """A weight of linears."""
-        first = gptq(weight, shared.factor, form, search=self.search)
+        first = gptq(weight, shared.factor, form, search=self.search, signed=self.signed)
         packed = refine(weight, first, form, shared.factor.hessian, self.refine)
         nearest = round_to_nearest(weight, form)
         return Quantized(

@@ -81,7 +81,10 @@ def test_a_damaged_leftover_is_made_again(tmp_path: Path) -> None:
     undisturbed, resumed = chain(), chain()
     step = build_pass("quantize.gptq", {"scheme": "int4-g32-a8"})
     _run(undisturbed, step, context(tmp_path))
-    for damaged in (*(tmp_path / "weights" / "tensors").iterdir(), next((tmp_path / "weights").glob("*.json"))):
+    for damaged in (
+        *(tmp_path / "weights" / "tensors").iterdir(),
+        next((tmp_path / "weights").glob("*.json")),
+    ):
         damaged.write_bytes(damaged.read_bytes()[:-3] + b"xyz")
     _run(resumed, step, context(tmp_path))
     assert _bytes(resumed) == _bytes(undisturbed)

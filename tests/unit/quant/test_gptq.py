@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optcc.quant.gptq import factorize, gptq, hessian, output_error
+from optcc.quant.grid import fit_grid, tensor_scale_of
 from optcc.quant.rounding import round_to_nearest, unpacked
 from optcc.recipe.schemes import WeightFormat
 
@@ -48,7 +49,9 @@ def test_better_than_nearest(form: WeightFormat, act_order: bool, search: int) -
     assert output_error(weight, packed, form, known) < 0.9 * output_error(weight, nearest, form, known)
 
 
-@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), act_order=st.booleans(), rows=st.integers(1, 40))
+@given(
+    seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), act_order=st.booleans(), rows=st.integers(1, 40)
+)
 def test_never_worse_than_nearest(seed: int, form: WeightFormat, act_order: bool, rows: int) -> None:
     weight, x = problem(seed, rows)
     known = hessian([x], 192)
@@ -103,3 +106,24 @@ def test_the_same_twice() -> None:
     one, two = (gptq(weight, factorize(hessian([x], 192), 64), form, search=5) for _ in range(2))
     assert torch.equal(one.packed, two.packed)
     assert torch.equal(one.scale, two.scale)
+
+
+@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), search=st.integers(1, 12))
+def test_the_search_finds_no_worse_grid_with_scales_of_either_sign(
+    seed: int, form: WeightFormat, search: int
+) -> None:
+    groups = problem(seed)[0].view(24, 3, 64)
+    whole = tensor_scale_of(float(groups.abs().max()), form)
+    errors = []
+    for signed in (False, True):
+        grid = fit_grid(groups, form, tensor_scale=whole, search=search, signed=signed)
+        errors.append((grid.nearest(groups) - groups).square().sum(-1))
+    assert bool((errors[1] <= errors[0]).all())
+
+
+def test_a_negative_scale_makes_the_largest_value_the_lowest_level() -> None:
+    form = WeightFormat("int4", 16)
+    weight = torch.arange(-7, 9, dtype=torch.float32)[None]
+    packed = gptq(weight, factorize(torch.eye(16), 16), form, search=1, signed=True)
+    assert packed.scale.tolist() == [[-1.0]]
+    assert torch.equal(unpacked(packed, form), weight)

@@ -19,7 +19,9 @@ def _errors(weight: Tensor, packed: PackedWeight, form: WeightFormat, known: Ten
     return ((error @ known) * error).sum(1)
 
 
-@given(seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), rows=st.integers(1, 40), rounds=st.integers(1, 3))
+@given(
+    seed=st.integers(0, 10**6), form=st.sampled_from(FORMS), rows=st.integers(1, 40), rounds=st.integers(1, 3)
+)
 def test_no_row_gets_worse(seed: int, form: WeightFormat, rows: int, rounds: int) -> None:
     weight, x = problem(seed, rows)
     factor = factorize(hessian([x], 192), form.group)
