@@ -72,7 +72,12 @@ def tensor_scale(weight: Tensor, form: WeightFormat) -> Tensor | None:
 
 
 def round_to_nearest(
-    weight: Tensor, form: WeightFormat, *, search: int = 0, importance: Tensor | None = None
+    weight: Tensor,
+    form: WeightFormat,
+    *,
+    search: int = 0,
+    importance: Tensor | None = None,
+    signed: bool = False,
 ) -> PackedWeight:
     """Quantize a weight [O, K] by rounding every value to the nearest of its grid, ties to even.
 
@@ -81,6 +86,7 @@ def round_to_nearest(
         form: number format, groups and scale type.
         search: ranges tried for each group besides the full one (`optcc.quant.grid`).
         importance: float32 [K], weight of each channel's error in the search.
+        signed: whether the search tries negative scales too.
     """
     rows, width = weight.shape
     whole = tensor_scale(weight, form)
@@ -89,7 +95,7 @@ def round_to_nearest(
     for piece in split_rows(rows, form, width):
         block = weight[piece].to(torch.float32)
         groups = to_groups(block, form)
-        grid = fit_grid(groups, form, tensor_scale=whole, search=search, importance=weights)
+        grid = fit_grid(groups, form, tensor_scale=whole, search=search, importance=weights, signed=signed)
         packed.append(grid.number.pack(from_groups(grid.levels(groups), len(block), form)))
         scales.append(grid.scale.squeeze(-1))
         zeros.append(grid.zero)

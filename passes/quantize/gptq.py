@@ -108,7 +108,8 @@ class QuantizeGptq(WeightPass):
 
     def _nearest(self, weight: Tensor, form: WeightFormat) -> Quantized:
         """A table of which rows are looked up: every row counts the same, and so does every channel."""
-        return Quantized(round_to_nearest(weight, form, search=self.search), {"method": "nearest"})
+        packed = round_to_nearest(weight, form, search=self.search, signed=self.signed)
+        return Quantized(packed, {"method": "nearest"})
 
     def _solve(self, weight: Tensor, shared: _Shared, form: WeightFormat) -> Quantized:
         """A weight of linears."""
