@@ -34,7 +34,7 @@ def refine(
     if not rounds:
         return packed
     state = _State(weight, packed, form, hessian)
-    best, error = state.copy(), state.error()
+    (levels, scale), error = state.copy(), state.error()
     for _ in range(rounds):
         if form.rows == 1 and form.scale != "e8m0":
             state.choose_scales()
@@ -42,8 +42,8 @@ def refine(
         now = state.error()
         better = now < error
         error = torch.where(better, now, error)
-        best = tuple(torch.where(better, new, old) for new, old in zip(state.copy(), best, strict=True))
-    levels, scale = best
+        levels = torch.where(better, state.levels, levels)
+        scale = torch.where(better, state.stored, scale)
     stored = scale.T.contiguous().to(packed.scale.dtype) if form.rows == 1 else packed.scale
     return PackedWeight(find_format(form.type).pack(levels.T), stored, packed.zero, packed.tensor_scale)
 
