@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, fx
@@ -57,6 +58,16 @@ class QuantizeGptq(WeightPass):
     act_order: bool = True
     refine: int = 2
     memory: int = 1024
+
+    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
+        """The weights this pass packs; raises BadOption for a scheme with static activations, besides the usual."""
+        scheme = self.load(base)
+        if scheme.activation and scheme.activation.static:
+            raise BadOption(
+                f"{self.id} calibrates weights, {scheme.name} wants static scales of activations",
+                hint="use a scheme without `static`",
+            )
+        return super().select(module, base, taken)
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Pack one weight after another while the calibration data goes through the model once."""

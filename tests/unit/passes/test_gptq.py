@@ -98,3 +98,8 @@ def test_without_data_it_refuses() -> None:
 def test_options_out_of_range() -> None:
     with pytest.raises(BadOption, match="damp"):
         build_pass("quantize.gptq", {"scheme": "int4-g32", "damp": -1.0}).run(chain(), context(None))
+
+
+def test_static_scales_of_activations_are_refused() -> None:
+    with pytest.raises(BadOption, match="static"):
+        build_pass("quantize.gptq", {"scheme": "fp8-tensor-static"}).run(chain(), context(None))
