@@ -10,11 +10,15 @@ BitNet b1.58 has it.
 
 Search. A smaller range that clips outliers can have less error. With `search` candidates, ranges between the full one
 and a third of it are tried for every group, and the one of least squared error, weighted by `importance`, is kept.
+
+Signed scales. Integers have one more level below zero than above. With a scale of either sign a group's largest value
+can always be the lowest level, and the step is `max|w| / |lowest|`: 8 instead of 7 parts with 4 bits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +28,7 @@ from optcc.ir.formats import SCALES, NumberFormat, decode_scale, find_format
 from optcc.recipe.schemes import WeightFormat
 
 _SMALLEST_RANGE = 0.35
+_SIGNED_SCALES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Grid:
     def levels(self, weights: Tensor) -> Tensor:
         """The nearest level of every weight, float32 [..., g]."""
         steps = self.steps()
-        scaled = weights / torch.where(steps > 0, steps, torch.ones(()))
+        scaled = weights / torch.where(steps != 0, steps, torch.ones(()))
         if self.zero is not None:
             # The zero point is whole, so rounding before or after adding it is the same except for ties.
             return self.number.round(scaled + self.zero)
@@ -83,6 +88,7 @@ def fit_grid(
     tensor_scale: Tensor | None = None,
     search: int = 0,
     importance: Tensor | None = None,
+    signed: bool = False,
 ) -> Grid:
     """Choose scales and zero points.
 
@@ -92,6 +98,7 @@ def fit_grid(
         tensor_scale: of the whole tensor, for two-level scales.
         search: how many ranges to try besides the full one; 0 takes the full one.
         importance: float32, broadcastable to `groups`: weight of each squared error (diagonal of the Hessian).
+        signed: let the search try negative scales as well, where the format has more levels below zero than above.
     """
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     best = _grid(groups, low, high, 1.0, form, tensor_scale)
@@ -99,8 +106,7 @@ def fit_grid(
         return best
     scale, zero = best.scale, best.zero
     error = _error(best, groups, importance)
-    for shrink in torch.linspace(1.0, _SMALLEST_RANGE, search + 1)[1:].tolist():
-        tried = _grid(groups, low, high, shrink, form, tensor_scale)
+    for tried in _candidates(groups, low, high, form, tensor_scale, search, signed):
         now = _error(tried, groups, importance)
         better = now < error
         error = torch.where(better, now, error)
@@ -108,6 +114,26 @@ def fit_grid(
         if zero is not None and tried.zero is not None:
             zero = torch.where(better, tried.zero, zero)
     return Grid(form, scale, zero, tensor_scale)
+
+
+def _candidates(
+    groups: Tensor,
+    low: Tensor,
+    high: Tensor,
+    form: WeightFormat,
+    tensor_scale: Tensor | None,
+    search: int,
+    signed: bool,
+) -> Iterator[Grid]:
+    """Grids of smaller ranges, and of such that end at the lowest level."""
+    number = find_format(form.type)
+    ends_low = signed and form.symmetric and -number.lowest > number.highest and form.scale in _SIGNED_SCALES
+    for shrink in torch.linspace(1.0, _SMALLEST_RANGE, search + 1).tolist():
+        if shrink < 1.0:
+            yield _grid(groups, low, high, shrink, form, tensor_scale)
+        if ends_low:
+            step = torch.where(high > -low, high, low) * (shrink / number.lowest)
+            yield Grid(form, SCALES[form.scale].round(step), None, None)
 
 
 def _grid(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from optcc.ir.formats import find_format
+from optcc.ir.ops.quantized import dequantize
 from optcc.quant.grid import Grid, fit_grid, tensor_scale_of
 from optcc.recipe.schemes import WeightFormat
 
@@ -71,7 +72,12 @@ def tensor_scale(weight: Tensor, form: WeightFormat) -> Tensor | None:
 
 
 def round_to_nearest(
-    weight: Tensor, form: WeightFormat, *, search: int = 0, importance: Tensor | None = None
+    weight: Tensor,
+    form: WeightFormat,
+    *,
+    search: int = 0,
+    importance: Tensor | None = None,
+    signed: bool = False,
 ) -> PackedWeight:
     """Quantize a weight [O, K] by rounding every value to the nearest of its grid, ties to even.
 
@@ -80,6 +86,7 @@ def round_to_nearest(
         form: number format, groups and scale type.
         search: ranges tried for each group besides the full one (`optcc.quant.grid`).
         importance: float32 [K], weight of each channel's error in the search.
+        signed: whether the search tries negative scales too.
     """
     rows, width = weight.shape
     whole = tensor_scale(weight, form)
@@ -88,7 +95,7 @@ def round_to_nearest(
     for piece in split_rows(rows, form, width):
         block = weight[piece].to(torch.float32)
         groups = to_groups(block, form)
-        grid = fit_grid(groups, form, tensor_scale=whole, search=search, importance=weights)
+        grid = fit_grid(groups, form, tensor_scale=whole, search=search, importance=weights, signed=signed)
         packed.append(grid.number.pack(from_groups(grid.levels(groups), len(block), form)))
         scales.append(grid.scale.squeeze(-1))
         zeros.append(grid.zero)
@@ -106,4 +113,18 @@ def pack_levels(levels: Tensor, grid: Grid) -> PackedWeight:
     zero = None if grid.zero is None else grid.zero.squeeze(-1)
     return PackedWeight(
         find_format(grid.form.type).pack(levels), grid.scale.squeeze(-1), zero, grid.tensor_scale
+    )
+
+
+def unpacked(weight: PackedWeight, form: WeightFormat) -> Tensor:
+    """What a packed weight stands for, float32 [O, K]."""
+    return dequantize(
+        weight.packed,
+        weight.scale,
+        weight.zero,
+        weight.tensor_scale,
+        form.type,
+        form.group,
+        form.rows,
+        torch.float32,
     )

@@ -92,12 +92,13 @@ def _unfused(group: int) -> Make:
     return make
 
 
-def _fields(form: WeightFormat, act: int = 0, rows: int = 6) -> Make:
-    """A linear and a look-up of one weight in fields of a few bits."""
+def _fields(form: WeightFormat, act: int = 0, rows: int = 6, *, signed: bool = False) -> Make:
+    """A linear and a look-up of one weight in fields of a few bits; about half of the scales negative if signed."""
 
     # The linear reads other values than the table's: those lie on a grid, where activations meet exact ties.
     def make(b: Builder, ids: Any, x: Any) -> Any:
-        made = round_to_nearest(weight(rows, 96), form)
+        made = round_to_nearest(weight(rows, 96), form, search=4 if signed else 0, signed=signed)
+        assert bool((made.scale < 0).any()) == signed
         shift = None if made.zero is None else b.new_weight("w.zero", made.zero)
         stored = b.new_weight("w.packed", made.packed), b.new_weight("w.scale", made.scale), shift, None
         table = b.call(Q.quantized_embedding.default, ids, *stored, form.type, form.group, torch.float32)
@@ -152,6 +153,16 @@ QUANTIZED = [
             (WeightFormat("ternary", 32), 32),
             (WeightFormat("ternary", 16), 0),
         )
+    ),
+    *(
+        Case(
+            f"quantized-int4-g32-negative-{scale}-a{act}",
+            {"ids": "i64[T]", "x": "f32[T, 96]"},
+            _fields(WeightFormat("int4", 32, scale=scale), act, signed=True),
+            {"ids": 6},
+            4e-6,
+        )
+        for scale, act in (("float32", 32), ("float16", 32), ("float32", 0))
     ),
     *(
         Case(f"quantized-embedding-g{g}", {"ids": "i64[B, S]"}, _embedding(g), {"ids": 9})
