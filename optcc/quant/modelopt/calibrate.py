@@ -1,0 +1,162 @@
+"""Run one of modelopt's algorithms on a view of a graph, and read what it found.
+
+Sources: AWQ: Lin et al. 2023; SmoothQuant: Xiao et al. 2022; both as modelopt 0.47 implements them. A factor for the
+channels of an input is searched for all linears that read it together, since the view shows them as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optcc.errors import PassFailed
+from optcc.quant.modelopt.backend import clip, register
+from optcc.quant.modelopt.config import Config, is_native, quantize_config, static_config
+from optcc.quant.modelopt.vendor import load, quiet
+from optcc.quant.grid import Grid
+from optcc.quant.rounding import PackedWeight, from_groups, group_count, pack_levels, round_to_nearest, to_groups
+from optcc.quant.view import GraphView
+from optcc.ir.formats import SCALES, find_format
+from optcc.recipe.schemes import ActivationFormat, WeightFormat
+
+Batches = Sequence[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm of modelopt's.
+
+    Attributes:
+        config: its name and options as modelopt calls them.
+        histogram: "percentile" or "mse": how the range of static activations is chosen from a histogram of their
+            magnitudes; empty for the largest.
+        percentile: share of values inside the range, in percent.
+    """
+
+    config: Mapping[str, float | str]
+    histogram: str = ""
+    percentile: float = 99.99
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for one weight.
+
+    Attributes:
+        weight: [O, K], divided by the factor for its inputs; not rounded.
+        amax: largest magnitudes [blocks of rows, groups, 1].
+        input_amax: largest magnitude of the inputs; None where they aren't static.
+        pre_scale: float32 [K] that inputs are multiplied by; None for none.
+    """
+
+    weight: Tensor
+    amax: Tensor
+    input_amax: float | None
+    pre_scale: Tensor | None
+
+
+def calibrate(
+    view: GraphView,
+    weights: WeightFormat,
+    inputs: ActivationFormat | None,
+    method: Method,
+    batches: Batches,
+    wanted_by: str,
+) -> None:
+    """Run the algorithm: afterwards the view's linears are modelopt's, and compute with rounded values.
+
+    Args:
+        view: changed in place.
+        weights: what its weights will be stored as.
+        inputs: static format of the linears' inputs; None leaves them in floating point.
+        method: the algorithm.
+        batches: calibration inputs.
+        wanted_by: the pass, for the message when modelopt is missing.
+
+    Raises:
+        MissingPackage: modelopt isn't installed.
+    """
+    mtq = load(wanted_by)
+    register()
+
+    def forward(model: torch.nn.Module) -> None:
+        for batch in batches:
+            model(**batch)
+
+    activation = static_config(inputs, bool(method.histogram)) if inputs else None
+    with quiet(), torch.no_grad():
+        if not (inputs and method.histogram):
+            mtq.quantize(view, quantize_config(weights, activation, dict(method.config)), forward)
+            return
+        mtq.quantize(view, quantize_config(weights, None, dict(method.config)), forward)
+        _collect_histograms(view, activation or {}, method, forward)
+
+
+def _collect_histograms(view: GraphView, activation: Config, method: Method, forward: Any) -> None:
+    """Ranges of inputs from histograms: modelopt has the calibrators, but no algorithm that uses them."""
+    from modelopt.torch.quantization.model_calib import enable_stats_collection, finish_stats_collection
+    from modelopt.torch.quantization.nn import TensorQuantizer
+
+    quantizers = [
+        m for n, m in view.named_modules() if isinstance(m, TensorQuantizer) and n.endswith("input_quantizer")
+    ]
+    for quantizer in quantizers:
+        quantizer.set_from_attribute_config(activation)
+        quantizer.enable()
+        enable_stats_collection(quantizer)
+    forward(view)
+    options = {"percentile": method.percentile} if method.histogram == "percentile" else {}
+    for quantizer in quantizers:
+        quantizer.load_calib_amax(method.histogram, **options)
+        quantizer.enable_quant()
+        quantizer.disable_calib()
+
+
+def read(view: GraphView, name: str, form: WeightFormat) -> Found:
+    """What was found for a weight.
+
+    Raises:
+        PassFailed: modelopt left the weight out, or what it found is not finite.
+    """
+    linear: Any = view.linear(name)
+    rows = view.parts[name].rows
+    weight = view.weight(name)
+    amax = linear.weight_quantizer.amax
+    if amax is None:
+        raise PassFailed(f"modelopt left {name} out", hint="leave it out with `skip`")
+    amax = amax.detach().float().reshape(-1, group_count(weight.shape[1], form), 1)
+    inputs = linear.input_quantizer
+    pre_scale = inputs.pre_quant_scale
+    found = Found(
+        weight,
+        amax[rows] if form.rows == 1 else amax,
+        None if not inputs.is_enabled or inputs.amax is None else float(inputs.amax.max()),
+        None if pre_scale is None else pre_scale.detach().float().reshape(-1).clone(),
+    )
+    for what in (found.amax, found.pre_scale):
+        if what is not None and not bool(torch.isfinite(what).all()):
+            raise PassFailed(f"modelopt's scales of {name} are not finite")
+    return found
+
+
+def pack(found: Found, form: WeightFormat, rows: Tensor | None = None) -> PackedWeight:
+    """Pack a weight on the scales that were found for it.
+
+    Args:
+        found: of the weight.
+        form: what it is stored as.
+        rows: float32 [O], factors of the rows: something was folded into them. Only with scales of single rows.
+    """
+    weight, amax = found.weight.float(), found.amax
+    if rows is not None:
+        weight, amax = weight * rows[:, None], amax * rows.abs()[:, None, None]
+    groups = to_groups(weight, form)
+    if not is_native(form):
+        return round_to_nearest(from_groups(clip(groups, amax), len(weight), form), form)
+    scale = SCALES[form.scale].round(amax / find_format(form.type).highest)
+    grid = Grid(form, scale, None, None)
+    return pack_levels(from_groups(grid.levels(groups), len(weight), form), grid)
