@@ -52,6 +52,7 @@ class GraphView(nn.Module):
         self._graph = graph
         self._calls: dict[fx.Node, Callable[..., Any]] = {}
         self._waiting: dict[fx.Node, Tensor] = {}
+        self.groups = tuple(groups)
         self.parts: dict[str, Part] = {}
         for group in groups:
             self._show(group)
@@ -71,7 +72,9 @@ class GraphView(nn.Module):
         for name, weight in zip(group.weights, weights):
             self.parts[name] = Part(path, slice(first, first + len(weight)))
             first += len(weight)
-            self._calls[self._source.weight_node(group.linears[0].graph, name)] = lambda n=name: self.weight(n)
+            self._calls[self._source.weight_node(group.linears[0].graph, name)] = lambda n=name: self.weight(
+                n
+            )
         for linear_node in group.linears:
             self._calls[linear_node] = self._runner(group, linear_node, path, biases is not None)
 

@@ -6,24 +6,33 @@ channels of an input is searched for all linears that read it together, since th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optcc.errors import PassFailed
-from optcc.quant.modelopt.backend import clip, register
-from optcc.quant.modelopt.config import Config, is_native, quantize_config, static_config
-from optcc.quant.modelopt.vendor import load, quiet
-from optcc.quant.grid import Grid
-from optcc.quant.rounding import PackedWeight, from_groups, group_count, pack_levels, round_to_nearest, to_groups
-from optcc.quant.view import GraphView
 from optcc.ir.formats import SCALES, find_format
+from optcc.quant.grid import Grid
+from optcc.quant.modelopt.backend import clip, register
+from optcc.quant.modelopt.config import is_native, quantize_config, static_config
+from optcc.quant.modelopt.histogram import least_error
+from optcc.quant.modelopt.vendor import load, quiet
+from optcc.quant.rounding import (
+    PackedWeight,
+    from_groups,
+    group_count,
+    pack_levels,
+    round_to_nearest,
+    to_groups,
+)
+from optcc.quant.view import GraphView
 from optcc.recipe.schemes import ActivationFormat, WeightFormat
 
 Batches = Sequence[Mapping[str, Tensor]]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,17 @@ class Method:
         histogram: "percentile" or "mse": how the range of static activations is chosen from a histogram of their
             magnitudes; empty for the largest.
         percentile: share of values inside the range, in percent.
+        smooths: it changes weights and gives factors for their inputs.
+        by_inputs: it needs the largest magnitudes of inputs even where they are quantized at run time.
+        passes: how often it runs the data through the graph; 0 for methods that look at weights alone.
     """
 
     config: Mapping[str, float | str]
     histogram: str = ""
     percentile: float = 99.99
+    smooths: bool = False
+    by_inputs: bool = False
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,16 +81,18 @@ def calibrate(
     method: Method,
     batches: Batches,
     wanted_by: str,
+    progress: Progress,
 ) -> None:
     """Run the algorithm: afterwards the view's linears are modelopt's, and compute with rounded values.
 
     Args:
         view: changed in place.
         weights: what its weights will be stored as.
-        inputs: static format of the linears' inputs; None leaves them in floating point.
+        inputs: what the largest magnitudes of the linears' inputs are wanted for; None leaves them alone.
         method: the algorithm.
         batches: calibration inputs.
         wanted_by: the pass, for the message when modelopt is missing.
+        progress: told how many batches were run.
 
     Raises:
         MissingPackage: modelopt isn't installed.
@@ -83,37 +100,53 @@ def calibrate(
     mtq = load(wanted_by)
     register()
 
-    def forward(model: torch.nn.Module) -> None:
+    done = 0
+
+    def forward(model: nn.Module) -> None:
+        nonlocal done
         for batch in batches:
             model(**batch)
+            done += 1
+            progress(wanted_by, done, max(method.passes, 1) * len(batches))
 
-    activation = static_config(inputs, bool(method.histogram)) if inputs else None
+    loop = forward if batches else None
     with quiet(), torch.no_grad():
-        if not (inputs and method.histogram):
-            mtq.quantize(view, quantize_config(weights, activation, dict(method.config)), forward)
-            return
-        mtq.quantize(view, quantize_config(weights, None, dict(method.config)), forward)
-        _collect_histograms(view, activation or {}, method, forward)
+        if inputs is None or not method.histogram:
+            activation = static_config(inputs) if inputs else None
+            mtq.quantize(view, quantize_config(weights, activation, dict(method.config)), loop)
+        else:
+            mtq.quantize(view, quantize_config(weights, None, dict(method.config)), None)
+            _collect_histograms(view, inputs, method, forward)
 
 
-def _collect_histograms(view: GraphView, activation: Config, method: Method, forward: Any) -> None:
-    """Ranges of inputs from histograms: modelopt has the calibrators, but no algorithm that uses them."""
-    from modelopt.torch.quantization.model_calib import enable_stats_collection, finish_stats_collection
+def _collect_histograms(
+    view: GraphView, form: ActivationFormat, method: Method, forward: Callable[[nn.Module], None]
+) -> None:
+    """Ranges of inputs from histograms: modelopt has the calibrators, but no algorithm that uses them.
+
+    As its algorithms do, inputs are looked at while nothing is rounded.
+    """
     from modelopt.torch.quantization.nn import TensorQuantizer
 
-    quantizers = [
-        m for n, m in view.named_modules() if isinstance(m, TensorQuantizer) and n.endswith("input_quantizer")
-    ]
-    for quantizer in quantizers:
-        quantizer.set_from_attribute_config(activation)
+    quantizers = {n: m for n, m in view.named_modules() if isinstance(m, TensorQuantizer)}
+    weights = [m for n, m in quantizers.items() if n.endswith("weight_quantizer")]
+    inputs = [m for n, m in quantizers.items() if n.endswith("input_quantizer")]
+    for quantizer in inputs:
+        quantizer.set_from_attribute_config(static_config(form, histogram=True))
         quantizer.enable()
-        enable_stats_collection(quantizer)
+        quantizer.enable_calib()
+    for quantizer in [*weights, *inputs]:
+        quantizer.disable_quant()
     forward(view)
-    options = {"percentile": method.percentile} if method.histogram == "percentile" else {}
-    for quantizer in quantizers:
-        quantizer.load_calib_amax(method.histogram, **options)
-        quantizer.enable_quant()
+    for quantizer in inputs:
+        if method.histogram == "percentile":
+            quantizer.load_calib_amax("percentile", percentile=method.percentile)
+        else:
+            seen = quantizer._calibrator
+            quantizer.amax = least_error(seen._calib_hist, seen._calib_bin_edges, form.type)
         quantizer.disable_calib()
+    for quantizer in [*weights, *inputs]:
+        quantizer.enable_quant()
 
 
 def read(view: GraphView, name: str, form: WeightFormat) -> Found:

@@ -52,7 +52,7 @@ def weight_config(form: WeightFormat) -> Config:
     return config
 
 
-def static_config(form: ActivationFormat, histogram: bool) -> Config:
+def static_config(form: ActivationFormat, histogram: bool = False) -> Config:
     """Attributes of an input quantizer with one scale for the whole tensor."""
     return {"num_bits": _BITS[form.type], "axis": None, "calibrator": "histogram" if histogram else "max"}
 
