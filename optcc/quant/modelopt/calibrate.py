@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from optcc.errors import PassFailed
 from optcc.ir.formats import SCALES, find_format
-from optcc.quant.grid import Grid
+from optcc.quant.grid import Grid, fit_grid, tensor_scale_of
 from optcc.quant.modelopt.backend import clip, register
 from optcc.quant.modelopt.config import is_native, quantize_config, static_config
 from optcc.quant.modelopt.histogram import least_error
@@ -25,7 +25,6 @@ from optcc.quant.rounding import (
     from_groups,
     group_count,
     pack_levels,
-    round_to_nearest,
     to_groups,
 )
 from optcc.quant.view import GraphView
@@ -64,12 +63,14 @@ class Found:
     Attributes:
         weight: [O, K], divided by the factor for its inputs; not rounded.
         amax: largest magnitudes [blocks of rows, groups, 1].
+        largest: of all of them, its siblings' included: two-level scales share the one of the tensor.
         input_amax: largest magnitude of the inputs; None where they aren't static.
         pre_scale: float32 [K] that inputs are multiplied by; None for none.
     """
 
     weight: Tensor
     amax: Tensor
+    largest: float
     input_amax: float | None
     pre_scale: Tensor | None
 
@@ -161,12 +162,15 @@ def read(view: GraphView, name: str, form: WeightFormat) -> Found:
     amax = linear.weight_quantizer.amax
     if amax is None:
         raise PassFailed(f"modelopt left {name} out", hint="leave it out with `skip`")
-    amax = amax.detach().float().reshape(-1, group_count(weight.shape[1], form), 1)
+    # One number where our backend rounds and scales are of blocks of rows: it bounds them all.
+    shape = (1, 1, 1) if amax.numel() == 1 else (-1, group_count(weight.shape[1], form), 1)
+    amax = amax.detach().float().reshape(shape)
     inputs = linear.input_quantizer
     pre_scale = inputs.pre_quant_scale
     found = Found(
         weight,
-        amax[rows] if form.rows == 1 else amax,
+        amax[rows] if form.rows == 1 and amax.numel() > 1 else amax,
+        float(amax.max()),
         None if not inputs.is_enabled or inputs.amax is None else float(inputs.amax.max()),
         None if pre_scale is None else pre_scale.detach().float().reshape(-1).clone(),
     )
@@ -188,8 +192,10 @@ def pack(found: Found, form: WeightFormat, rows: Tensor | None = None) -> Packed
     if rows is not None:
         weight, amax = weight * rows[:, None], amax * rows.abs()[:, None, None]
     groups = to_groups(weight, form)
-    if not is_native(form):
-        return round_to_nearest(from_groups(clip(groups, amax), len(weight), form), form)
-    scale = SCALES[form.scale].round(amax / find_format(form.type).highest)
-    grid = Grid(form, scale, None, None)
+    if is_native(form):
+        scale = SCALES[form.scale].round(amax / find_format(form.type).highest)
+        grid = Grid(form, scale, None, None)
+    else:
+        groups = clip(groups, amax)
+        grid = fit_grid(groups, form, tensor_scale=tensor_scale_of(found.largest, form))
     return pack_levels(from_groups(grid.levels(groups), len(weight), form), grid)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from optcc.compile import CompileOptions, compile_model
 from optcc.errors import BadOption, GroupSize, MissingPackage, NoCalibration
 from optcc.ir.formats import find_format
 from optcc.ir.interpret import interpret
@@ -24,7 +26,9 @@ from optcc.quant.modelopt.calibrate import Method
 from optcc.quant.modelopt.histogram import least_error
 from optcc.quant.rounding import round_to_nearest
 from optcc.quant.select import select_weights
+from optcc.recipe import load_recipe
 from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, load_scheme
+from tests import zoo
 from tests.unit.passes.conftest import step
 from tests.unit.quant.conftest import Canonical
 
@@ -200,6 +204,34 @@ def test_nothing_is_printed(canonical: Canonical, capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
     assert told == [("quantize.awq", 1, 2), ("quantize.awq", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "step_text"),
+    [
+        ("onnxruntime", "quantize.awq: {scheme: int4-g32-a8, alpha-step: 0.5}"),
+        ("reference", "quantize.calibrated: {scheme: fp8-tensor-static}"),
+    ],
+)
+def test_compiled(backend: str, step_text: str, tmp_path: Path) -> None:
+    """Preflight, ledger, fusions and the check of the artifact; q, k and v still become one linear."""
+    zoo.save("llama", tmp_path / "model")
+    (tmp_path / "mine.yaml").write_text(
+        f"version: 1\nextends: cpu-fp32\ntarget: {{backend: {backend}}}\npasses:\n  quantize:\n    - {step_text}\n"
+        "calibrate: {tokens: 64, window: 32}\n"
+        "check: {tokens: 64, window: 32, limits: {kl: 20, top1: 0, nll: 20}}\n"
+    )
+    made = compile_model(
+        str(tmp_path / "model"),
+        load_recipe(tmp_path / "mine.yaml"),
+        tmp_path / "out",
+        CompileOptions(cache=None, speed=False),
+    )
+    assert made.ok
+    assert made.report.ledger.quantized == 21
+    row = next(r for r in made.report.passes if r.step.startswith("quantize."))
+    if "awq" in step_text:
+        assert len(row.tables["factors of inputs"]) == 12
 
 
 @pytest.mark.parametrize("format", ["int8", "e4m3"])
