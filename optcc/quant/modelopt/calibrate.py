@@ -25,6 +25,7 @@ from optcc.quant.rounding import (
     from_groups,
     group_count,
     pack_levels,
+    split_rows,
     to_groups,
 )
 from optcc.quant.view import GraphView
@@ -188,9 +189,27 @@ def pack(found: Found, form: WeightFormat, rows: Tensor | None = None) -> Packed
         form: what it is stored as.
         rows: float32 [O], factors of the rows: something was folded into them. Only with scales of single rows.
     """
-    weight, amax = found.weight.float(), found.amax
+    pieces = split_rows(len(found.weight), form, found.weight.shape[1])
+    parts = [_pack_rows(found, form, rows, piece) for piece in pieces]
+    if len(parts) == 1:
+        return parts[0]
+    zeros = [p.zero for p in parts if p.zero is not None]
+    return PackedWeight(
+        torch.cat([p.packed for p in parts]),
+        torch.cat([p.scale for p in parts]),
+        torch.cat(zeros) if zeros else None,
+        parts[0].tensor_scale,
+    )
+
+
+def _pack_rows(found: Found, form: WeightFormat, rows: Tensor | None, piece: slice) -> PackedWeight:
+    """Pack some rows: whole blocks of those that share scales."""
+    block = form.rows or len(found.weight)
+    weight, amax = found.weight[piece].float(), found.amax
+    if len(amax) > 1:
+        amax = amax[piece.start // block : -(-piece.stop // block)]
     if rows is not None:
-        weight, amax = weight * rows[:, None], amax * rows.abs()[:, None, None]
+        weight, amax = weight * rows[piece, None], amax * rows[piece].abs()[:, None, None]
     groups = to_groups(weight, form)
     if is_native(form):
         scale = SCALES[form.scale].round(amax / find_format(form.type).highest)

@@ -20,11 +20,12 @@ from optcc.ir.ops.quantized import dequantize
 from optcc.pm import Context, build_pass, parse_pipeline, run_pipeline
 from optcc.pm.context import Calibration
 from optcc.pm.instruments import Check
+from optcc.quant import rounding
 from optcc.quant.modelopt.apply import calibrated_view, take_over
 from optcc.quant.modelopt.backend import fake_quantize
-from optcc.quant.modelopt.calibrate import Method
+from optcc.quant.modelopt.calibrate import Found, Method, pack
 from optcc.quant.modelopt.histogram import least_error
-from optcc.quant.rounding import round_to_nearest
+from optcc.quant.rounding import round_to_nearest, to_groups
 from optcc.quant.select import select_weights
 from optcc.recipe import load_recipe
 from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, load_scheme
@@ -113,6 +114,24 @@ def test_our_nvfp4_is_modelopts_own() -> None:
     back = dequantize(mine.packed, mine.scale, None, mine.tensor_scale, "e2m1", 16, 1, torch.float32)
     assert float((back - theirs).norm() / theirs.norm()) < BAR
     assert torch.equal(fake_quantize(weight.reshape(-1, 16), form, None).reshape(48, 64), back)
+
+
+@pytest.mark.parametrize("scheme", ["int4-g64-asym", "nvfp4", "fp8-b128", "int8-channel"])
+def test_large_weights_are_packed_in_pieces_with_the_same_result(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = load_scheme(scheme).weight
+    torch.manual_seed(0)
+    weight = torch.randn(400, 256)
+    groups = to_groups(weight, form)
+    found = Found(weight, groups.abs().amax(-1, keepdim=True), float(weight.abs().max()), None, None)
+    whole = pack(found, form)
+    monkeypatch.setattr(rounding, "_ELEMENTS_AT_ONCE", 1 << 15)
+    parts = pack(found, form)
+    for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+        assert (one is None and other is None) or torch.equal(one.float(), other.float())
+    plain = round_to_nearest(weight, form)
+    assert torch.equal(plain.packed.float(), whole.packed.float())
 
 
 def test_factors_are_folded_where_a_model_allows_it(canonical: Canonical) -> None:
