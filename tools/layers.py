@@ -38,7 +38,7 @@ PARTS["cli"] = frozenset(PARTS)
 VENDORS: dict[str, tuple[str, ...]] = {
     "gguf": ("optcc.frontend",),
     "huggingface_hub": ("optcc.frontend",),
-    "modelopt": ("optcc.passes.quantize.modelopt_",),
+    "modelopt": ("optcc.quant.modelopt",),
     "onnx": ("optcc.backends.onnxruntime",),
     "onnx_ir": ("optcc.backends.onnxruntime",),
     "onnxruntime": ("optcc.backends.onnxruntime",),

@@ -19,8 +19,17 @@ Observer = Callable[[fx.Node, Any], None]
 """Called with every node and its value."""
 
 
+Calls = Mapping[fx.Node, Callable[..., Any]]
+"""What to call for some nodes in place of what they say."""
+
+
 def interpret(
-    module: Module, inputs: Mapping[str, Tensor], *, graph: str = "model", observe: Observer | None = None
+    module: Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    graph: str = "model",
+    observe: Observer | None = None,
+    calls: Calls | None = None,
 ) -> dict[str, Tensor]:
     """Run a graph.
 
@@ -29,6 +38,8 @@ def interpret(
         inputs: a tensor for every input, by name.
         graph: which graph.
         observe: sees each value, for probes and calibration.
+        calls: for these nodes, what to call in place of the operator, with its operands, or of reading the weight,
+            with nothing.
 
     Returns:
         The graph's results by name.
@@ -47,7 +58,7 @@ def interpret(
             if node.op == "output":
                 results = fx.map_arg(node.args[0], lambda n: values[n])
                 return dict(zip(module.output_names(graph), results, strict=True))
-            values[node] = _run(module, node, values, inputs)
+            values[node] = _run(module, node, values, inputs, (calls or {}).get(node))
             if observe is not None:
                 observe(node, values[node])
             for done in last.get(node, ()):
@@ -55,15 +66,22 @@ def interpret(
     raise PreconditionFailed(f"graph {graph} has no output")
 
 
-def _run(module: Module, node: fx.Node, values: dict[fx.Node, Any], inputs: Mapping[str, Tensor]) -> Any:
+def _run(
+    module: Module,
+    node: fx.Node,
+    values: dict[fx.Node, Any],
+    inputs: Mapping[str, Tensor],
+    call: Callable[..., Any] | None,
+) -> Any:
     if node.op == "placeholder":
         return inputs[node.name]
     if node.op == "get_attr":
-        return module.weights[str(node.target)]
+        return call() if call else module.weights[str(node.target)]
     args = fx.map_arg(node.args, lambda n: values[n])
     kwargs = fx.map_arg(node.kwargs, lambda n: values[n])
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
+    target = call or node.target
+    assert callable(target)
+    return target(*args, **kwargs)
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

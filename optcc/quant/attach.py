@@ -5,6 +5,8 @@ Every quantization algorithm ends here; fusions and backends only ever see this 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx
 
@@ -71,3 +73,29 @@ def attach_activations(module: Module, linears: list[fx.Node], form: ActivationF
                 x.meta["val"].dtype,
             )
         linear.replace_input_with(x, made[x])
+
+
+def attach_static(module: Module, scales: Mapping[fx.Node, Tensor], form: ActivationFormat) -> None:
+    """Quantize what linears read with scales found by calibration: `linear(dequantize(quantize_static(x)), w)`.
+
+    Linears that read the same value with the same scale share one quantization. Scales are stored as
+    `<weight>.input_scale`, after the first linear's weight.
+
+    Args:
+        module: canonical, or with packed weights attached.
+        scales: for every linear, in order of the graph, float32 [1]: what a level of its input stands for.
+        form: static, one scale for the whole tensor.
+    """
+    made: dict[fx.Node, list[tuple[Tensor, fx.Node]]] = {}
+    for linear, scale in scales.items():
+        x, weight = linear.all_input_nodes[:2]
+        known = made.setdefault(x, [])
+        back = next((node for other, node in known if torch.equal(other, scale)), None)
+        if back is None:
+            build = Builder(module, linear)
+            stored = build.new_weight(f"{weight.target}.input_scale", scale)
+            levels = build.call(_OPS.quantize_static.default, x, stored, None, form.type)
+            kind = x.meta["val"].dtype
+            back = build.call(_OPS.dequantize.default, levels, stored, None, None, form.type, 0, 1, kind)
+            known.append((scale, back))
+        linear.replace_input_with(x, back)
