@@ -24,7 +24,7 @@ from optcc.compile.calibrate import calibration
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
-from optcc.compile.ledger import Intent, Ledger, Promise, balance, intents
+from optcc.compile.ledger import Intent, Ledger, balance, intents
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
@@ -167,8 +167,8 @@ class Job:
         stored = backend.plan_weights(module)
         spans = writer.write_weights([TensorSource(t.name, t.dtype, t.shape, t.read) for t in stored])
         sizes = {name: span.nbytes for name, span in spans.items()}
-        promise = Promise(tuple(self.intents), plan.kv())
-        ledger = balance(self.original_bytes, promise, module, sizes, writer.path("weights.safetensors"))
+        weights = writer.path("weights.safetensors")
+        ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv())
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:

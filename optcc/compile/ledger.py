@@ -5,7 +5,7 @@ A compile that quantized less than it was told to has failed; it doesn't succeed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,19 +39,6 @@ class Intent:
     scheme: str
     values: int
     scales: int
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What all passes of the quantize stage promised.
-
-    Attributes:
-        weights: every weight that is to be packed.
-        kv: how keys and values are to be cached; None for the model's own type.
-    """
-
-    weights: tuple[Intent, ...]
-    kv: KvFormat | None
 
 
 @dataclass(frozen=True)
@@ -135,33 +122,39 @@ def intents(steps: Iterable[Pass], module: Module, base: Path) -> list[Intent]:
 
 
 def balance(
-    original_bytes: int, promise: Promise, module: Module, stored: Mapping[str, int], path: Path
+    original_bytes: int,
+    intents: Sequence[Intent],
+    module: Module,
+    stored: Mapping[str, int],
+    path: Path,
+    kv: KvFormat | None = None,
 ) -> Ledger:
     """Compare what was promised with what is in the artifact.
 
     Args:
         original_bytes: of all weights of the captured graph.
-        promise: of the quantization passes.
+        intents: of every weight a quantization pass selected.
         module: the final module: its packed tensors are what must be stored.
         stored: bytes of each tensor in the artifact, by name.
         path: the weight file, for the message.
+        kv: what keys and values were to be cached as; None for the model's own type.
 
     Raises:
         LedgerMismatch: more or fewer bytes than a scheme says, or a cache of another type.
     """
-    schemes = by_scheme(promise.weights)
+    schemes = by_scheme(intents)
     held = _held(module)
     for scheme in sorted({s.scheme for s in schemes} | held.keys()):
         wanted = sum(s.values + s.scales for s in schemes if s.scheme == scheme)
         if held.get(scheme, 0) != wanted:
-            names = [i.name for i in promise.weights if i.scheme == scheme]
+            names = [i.name for i in intents if i.scheme == scheme]
             raise LedgerMismatch(
                 f"{len(names)} weights ({', '.join(names[:3])}, …) should take {wanted} bytes as {scheme}, "
                 f"the graph holds {held.get(scheme, 0)}",
                 where=str(path),
             )
-    kv = kv_bytes(module)
-    _check_kv(promise.kv, kv, path)
+    cached = kv_bytes(module)
+    _check_kv(kv, cached, path)
     quantized = sum(held.values())
     plain = module.weight_bytes() - quantized
     total = sum(stored.values())
@@ -172,7 +165,7 @@ def balance(
             where=str(path),
             hint="a weight is stored twice, or unpacked",
         )
-    return Ledger(original_bytes, total, len(promise.weights), quantized, total - quantized, schemes, kv)
+    return Ledger(original_bytes, total, len(intents), quantized, total - quantized, schemes, cached)
 
 
 def by_scheme(weights: Iterable[Intent]) -> tuple[SchemeBytes, ...]:

@@ -45,8 +45,9 @@ def requantize(
     """Levels and scales of keys and values f32[..., C]: levels f32[..., C], scales [..., 1] of `scale_type`.
 
     Values that were `level * scale` before give the same products again, bit for bit: the largest of them stands for
-    the highest level or, where a float16 scale is too small to be exact, nearly so. Hence the scale is one of the
-    three floats around `largest / highest`, and the first that gives all values back is taken. Any other values are rounded with the middle one.
+    the highest level or, where a float16 scale is too small to be exact, nearly so. Hence the scale is one of the three
+    floats around `largest / highest`, and the first that gives all values back is taken. Other values are rounded with
+    the middle one.
     """
     (lowest, highest), dtype = LEVELS[kind], np.dtype(scale_type)
     middle = (np.abs(values).max(-1, keepdims=True) / np.float32(highest)).astype(dtype)
