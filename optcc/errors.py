@@ -287,10 +287,11 @@ class GroupSize(OptccError):
 
 
 class LedgerMismatch(OptccError):
-    """A weight was not stored the way its scheme says.
+    """A weight, or the KV cache, was not stored the way its scheme says.
 
-    The ledger compares the intended type and size of every weight with the bytes in the artifact. A mismatch is never
-    a warning: a compile that quantized less than it was told to has failed.
+    The ledger compares the intended type and size of every weight with the bytes in the artifact, and the type of the
+    KV pools with what `quantize.kv` was to make them. A mismatch is never a warning: a compile that quantized less than
+    it was told to has failed.
     """
 
     code = "E402"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
+from optcc.runtime.pools import pools_of, requantize
 
 _ALIGNMENT = 64
 _SLACK = 32
@@ -43,14 +44,16 @@ class OnnxExecutor:
 
     def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
         self._spec = ModelSpec.from_json(spec)
-        if self._spec.kv_dtype != "float32":
+        kind = (self._spec.kv_dtype, self._spec.kv_scale)
+        if kind not in (("float32", ""), ("int8", "float32")):
             raise IncompatibleArtifact(
-                f"the KV pool is of type {self._spec.kv_dtype}, this backend has float32",
+                f"the KV pool is of type {' with scales of type '.join(filter(None, kind))}, "
+                "this backend has float32, and int8 with float32 scales",
                 where="manifest.json: spec",
             )
         self._session = open_session(root, threads)
         self._binding = self._session.io_binding()
-        self._pools: list[FloatArray] = []
+        self._pools: dict[str, Array] = {}
         self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
 
     @property
@@ -60,22 +63,20 @@ class OnnxExecutor:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers, keys and values."""
+        """Bytes of one block over all layers, keys and values with their scales."""
         return self._spec.block_bytes
 
     def bind(self, blocks: int) -> None:
         """Allocate zeroed pools and bind them for good."""
         s = self._spec
-        shape = (blocks, s.block_size, s.kv_heads, s.head_dim)
         self._binding = self._session.io_binding()
-        self._pools = []  # freed before new ones are made
-        for layer in range(s.layers):
-            for kind in "kv":
-                pool = aligned(shape, np.float32)
-                self._pools.append(pool)
-                name = f"{kind}_pool_{layer}"
-                self._binding.bind_input(name, "cpu", 0, np.float32, shape, pool.ctypes.data)
-                self._binding.bind_output(f"{name}.out", "cpu", 0, np.float32, shape, pool.ctypes.data)
+        self._pools = {}  # freed before new ones are made
+        for kind in pools_of(s):
+            dtype = np.dtype(kind.dtype).type
+            pool = aligned((blocks, s.block_size, s.kv_heads, kind.channels), dtype)
+            self._pools[kind.name] = pool
+            self._binding.bind_input(kind.name, "cpu", 0, dtype, pool.shape, pool.ctypes.data)
+            self._binding.bind_output(f"{kind.name}.out", "cpu", 0, dtype, pool.shape, pool.ctypes.data)
 
     def step(self, batch: Batch) -> StepHandle:
         """Run the batch, in parts of similar length; the pools are changed in place."""
@@ -126,26 +127,38 @@ class OnnxExecutor:
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, in order."""
-        for pool in self._pools:
+        for pool in self._pools.values():
             for source, target in pairs:
                 pool[target] = pool[source]
 
     def export_blocks(self, ids: Sequence[int]) -> FloatArray:
         """f32[len(ids), L, 2, K, G, C]."""
-        s = self._spec
-        blocks: FloatArray = np.stack([pool[list(ids)] for pool in self._pools], axis=1)
-        return blocks.reshape(len(ids), s.layers, 2, s.block_size, s.kv_heads, s.head_dim)
+        s, where = self._spec, list(ids)
+        blocks: FloatArray = np.empty(
+            (len(where), s.layers, 2, s.block_size, s.kv_heads, s.head_dim), np.float32
+        )
+        for layer in range(s.layers):
+            for side, kind in enumerate("kv"):
+                blocks[:, layer, side] = self._pools[f"{kind}_pool_{layer}"][where]
+                if s.kv_scale:
+                    blocks[:, layer, side] *= self._pools[f"{kind}_scale_pool_{layer}"][where]
+        return blocks
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
         """The inverse of `export_blocks`."""
-        flat = data.reshape(len(ids), len(self._pools), *self._pools[0].shape[1:])
-        for index, pool in enumerate(self._pools):
-            pool[list(ids)] = flat[:, index]
+        s, where = self._spec, list(ids)
+        for layer in range(s.layers):
+            for side, kind in enumerate("kv"):
+                values: Array = data[:, layer, side]
+                if s.kv_scale:
+                    values, scale = requantize(values, s.kv_dtype, s.kv_scale, np.rint)
+                    self._pools[f"{kind}_scale_pool_{layer}"][where] = scale
+                self._pools[f"{kind}_pool_{layer}"][where] = values
 
     def close(self) -> None:
         """Drop session and pools."""
         self._binding = self._session = None
-        self._pools = []
+        self._pools = {}
 
 
 class OnnxFunction:

@@ -21,10 +21,14 @@ def refusal(node: fx.Node) -> str | None:
     rule = RULES.get(target_name(node))
     if rule is None:
         return "ONNX Runtime has no lowering for it"
+    if reason := rule.refuse(node, operands(node)):
+        return reason
+    if target_name(node) == "getitem":
+        return None  # the operator that made the tuple speaks for its parts
     for dtype in _types(node):
         if dtype not in COMPUTED:
             return f"{str(dtype).removeprefix('torch.')} has no kernels on a CPU; set `dtype: float32` under `model:`"
-    return rule.refuse(node, operands(node))
+    return None
 
 
 def _types(node: fx.Node) -> set[torch.dtype]:

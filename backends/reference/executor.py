@@ -11,10 +11,12 @@ import torch
 
 from optcc.backends.reference.weights import open_weights
 from optcc.ir import ops  # noqa: F401 - registers the operators the text names
+from optcc.ir.formats import FORMATS, find_format
 from optcc.ir.interpret import interpret
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
+from optcc.runtime.pools import pools_of, requantize
 
 
 def open_module(root: Path) -> Module:
@@ -22,8 +24,17 @@ def open_module(root: Path) -> Module:
     return parse_module((root / "model.ir").read_text(), open_weights(root / "weights.safetensors"))
 
 
+def _torch_type(name: str) -> torch.dtype:
+    """Element type of a pool by its name in a spec."""
+    if name in FORMATS:
+        return find_format(name).storage
+    found = getattr(torch, name)
+    assert isinstance(found, torch.dtype)
+    return found
+
+
 class ReferenceExecutor:
-    """A decoder, interpreted. Pools are float tensors [N, K, G, C], one pair per layer."""
+    """A decoder, interpreted. Pools are tensors [N, K, G, C], one pair per layer, and one of scales if quantized."""
 
     def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
         self._spec = ModelSpec.from_json(spec)
@@ -39,21 +50,18 @@ class ReferenceExecutor:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers, keys and values."""
+        """Bytes of one block over all layers, keys and values with their scales."""
         return self._spec.block_bytes
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        found = getattr(torch, self._spec.kv_dtype)
-        assert isinstance(found, torch.dtype)
-        return found
 
     def bind(self, blocks: int) -> None:
         """Allocate zeroed pools."""
         s = self._spec
-        shape = (blocks, s.block_size, s.kv_heads, s.head_dim)
-        names = [f"{kind}_pool_{layer}" for layer in range(s.layers) for kind in "kv"]
-        self._pools = {name: torch.zeros(shape, dtype=self._dtype) for name in names}
+        self._pools = {
+            pool.name: torch.zeros(
+                (blocks, s.block_size, s.kv_heads, pool.channels), dtype=_torch_type(pool.dtype)
+            )
+            for pool in pools_of(s)
+        }
 
     def step(self, batch: Batch) -> StepHandle:
         """Run the graph on the batch; the pools are changed in place."""
@@ -82,15 +90,29 @@ class ReferenceExecutor:
 
     def export_blocks(self, ids: Sequence[int]) -> FloatArray:
         """f32[len(ids), L, 2, K, G, C]."""
-        stacked = torch.stack([pool[list(ids)] for pool in self._pools.values()], dim=1).float()
-        blocks: FloatArray = stacked.unflatten(1, (self._spec.layers, 2)).numpy()
+        picked = [pool[list(ids)].float() for pool in self._pools.values()]
+        if self._spec.kv_scale:
+            layers = [picked[i : i + 4] for i in range(0, len(picked), 4)]
+            picked = [
+                side * scale for k, v, *scales in layers for side, scale in zip((k, v), scales, strict=True)
+            ]
+        blocks: FloatArray = torch.stack(picked, dim=1).unflatten(1, (self._spec.layers, 2)).numpy()
         return blocks
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
         """The inverse of `export_blocks`."""
-        flat = torch.from_numpy(np.ascontiguousarray(data)).flatten(1, 2)
-        for index, pool in enumerate(self._pools.values()):
-            pool[list(ids)] = flat[:, index].to(pool.dtype)
+        where = list(ids)
+        for layer in range(self._spec.layers):
+            for side, kind in enumerate("kv"):
+                pool, values = self._pools[f"{kind}_pool_{layer}"], np.ascontiguousarray(data[:, layer, side])
+                if self._spec.kv_scale:
+                    values, scale = requantize(values, self._spec.kv_dtype, self._spec.kv_scale, self._round)
+                    self._pools[f"{kind}_scale_pool_{layer}"][where] = torch.from_numpy(scale)
+                pool[where] = torch.from_numpy(values).to(pool.dtype)
+
+    def _round(self, values: FloatArray) -> FloatArray:
+        levels: FloatArray = find_format(self._spec.kv_dtype).round(torch.from_numpy(values)).numpy()
+        return levels
 
     def close(self) -> None:
         """Drop the pools."""

@@ -62,9 +62,8 @@ def command(arguments: tuple[str, ...], overrides: tuple[str, ...], as_json: boo
 
 def resolve_limits(recipe: Recipe, plan: Plan, overrides: Iterable[str]) -> list[Bound]:
     """Every limit with its origin: the recipe (or one that it extends, or --set) wins over the schemes."""
-    found: dict[str, Bound] = {}
-    for name, scheme in plan.schemes(recipe.base).items():
-        found |= {m: Bound(m, value, f"scheme {name}") for m, value in plan.default_limits(scheme).items()}
+    defaults = plan.default_limits(recipe.base)
+    found = {metric: Bound(metric, limit.value, limit.origin) for metric, limit in defaults.items()}
     keys = {item.partition("=")[0].strip() for item in overrides}
     for metric, value in recipe.check.limits.items():
         origin = "--set" if f"check.limits.{metric}" in keys else _origin(recipe, metric, value)

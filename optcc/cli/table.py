@@ -132,21 +132,23 @@ def _reasons(console: Console, fusions: Sequence[Mapping[str, Any]]) -> None:
 
 def _sizes(report: Mapping[str, Any]) -> Table:
     ledger = report["ledger"]
-    table = new_table("", ">bytes", "the artifact is")
+    table = new_table("", ">bytes", "")
     artifact = report["artifact_bytes"]
     before = (("model files", report["source_bytes"]), ("weights as captured", ledger["original_bytes"]))
     for name, size in before:
-        table.add_row(
-            name, human_bytes(size), f"{times(size / artifact)} smaller" if size > artifact else "not smaller"
-        )
-    told = (
-        f"{ledger['quantized']} quantized {human_bytes(ledger['quantized_bytes'])}, "
-        if ledger["quantized"]
-        else ""
-    )
-    table.add_row(
-        "artifact", human_bytes(artifact), f"{told}plain {human_bytes(ledger['plain_bytes'])}", style="bold"
-    )
+        how = f"{times(size / artifact)} smaller" if size > artifact else "not smaller"
+        table.add_row(name, human_bytes(size), f"the artifact is {how}")
+    table.add_row("artifact", human_bytes(artifact), "", style="bold")
+    for row in ledger["schemes"]:
+        name = f"  {row['weights']} weights as {row['scheme']}"
+        share = f"of it scales {human_bytes(row['scales'])}"
+        table.add_row(name, human_bytes(row["values"] + row["scales"]), share)
+    table.add_row("  plain weights", human_bytes(ledger["plain_bytes"]), "")
+    if kv := ledger["kv"]:
+        stored = f"{kv['type']} with {kv['scale']} scales" if kv["scale"] else kv["type"]
+        ratio = kv["plain_token_bytes"] / kv["token_bytes"]
+        less = f", {times(ratio)} smaller than unquantized" if ratio > 1 else ""
+        table.add_row("KV cache, a token", human_bytes(kv["token_bytes"]), stored + less)
     return table
 
 

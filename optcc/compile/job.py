@@ -126,7 +126,7 @@ class Job:
                 f"the backend {backend.name} can't be used: {found.reason}", hint=found.install
             )
         plan = make_plan(self.recipe, backend)
-        plan.schemes(self.recipe.base)
+        plan.default_limits(self.recipe.base)
         return backend, plan
 
     def resolve(self, model: str) -> ModelSource:
@@ -167,7 +167,8 @@ class Job:
         stored = backend.plan_weights(module)
         spans = writer.write_weights([TensorSource(t.name, t.dtype, t.shape, t.read) for t in stored])
         sizes = {name: span.nbytes for name, span in spans.items()}
-        ledger = balance(self.original_bytes, self.intents, module, sizes, writer.path("weights.safetensors"))
+        weights = writer.path("weights.safetensors")
+        ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv())
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:
@@ -193,12 +194,9 @@ class Job:
         return check_pair(pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base)
 
     def limits(self, plan: Plan) -> dict[str, float]:
-        """The recipe's limits over its schemes' defaults; where several schemes limit one metric, the last one's."""
-        defaults = [plan.default_limits(scheme) for scheme in plan.schemes(self.recipe.base).values()]
-        merged: dict[str, float] = {}
-        for limits in [*defaults, dict(self.recipe.check.limits)]:
-            merged |= limits
-        return merged
+        """The recipe's limits over its schemes' defaults."""
+        defaults = {metric: limit.value for metric, limit in plan.default_limits(self.recipe.base).items()}
+        return defaults | dict(self.recipe.check.limits)
 
     def speed(self, pair: Pair) -> dict[str, Any] | None:
         """Tokens per second of the original and of the artifact, in turn."""

@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from torch import fx
+
 from optcc.errors import LedgerMismatch
 from optcc.ir.module import Json, Module
+from optcc.ir.pattern import normalized
 from optcc.pm.passes import Pass
+from optcc.quant.kv import KvFormat
 from optcc.quant.select import Selected
 from optcc.quant.weight_pass import WeightPass
 from optcc.recipe.schemes import Scheme
@@ -37,6 +42,40 @@ class Intent:
 
 
 @dataclass(frozen=True)
+class SchemeBytes:
+    """What is stored in one scheme.
+
+    Attributes:
+        scheme: its name.
+        weights: how many weights of the original.
+        values: bytes of their packed values.
+        scales: bytes of their scales and zero points.
+    """
+
+    scheme: str
+    weights: int
+    values: int
+    scales: int
+
+
+@dataclass(frozen=True)
+class KvBytes:
+    """What the cache takes.
+
+    Attributes:
+        type: of a cached value.
+        scale: type of the scales; empty when keys and values are not quantized.
+        token_bytes: of one token over all layers, scales included.
+        plain_token_bytes: the same in the type that attention computes in.
+    """
+
+    type: str
+    scale: str
+    token_bytes: int
+    plain_token_bytes: int
+
+
+@dataclass(frozen=True)
 class Ledger:
     """Totals by kind of storage, and the sum over all weights.
 
@@ -46,6 +85,8 @@ class Ledger:
         quantized: number of weights stored in a scheme.
         quantized_bytes: what they take, scales included.
         plain_bytes: everything else: norms, biases, tables.
+        schemes: the quantized weights by scheme, in the order the passes took them.
+        kv: the cache of a decoder.
     """
 
     original_bytes: int
@@ -53,10 +94,12 @@ class Ledger:
     quantized: int
     quantized_bytes: int
     plain_bytes: int
+    schemes: tuple[SchemeBytes, ...] = ()
+    kv: KvBytes | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Plain data."""
-        return asdict(self)
+        return {**asdict(self), "schemes": [asdict(s) for s in self.schemes]}
 
 
 def intent(selected: Selected, scheme: Scheme) -> Intent:
@@ -79,9 +122,14 @@ def intents(steps: Iterable[Pass], module: Module, base: Path) -> list[Intent]:
 
 
 def balance(
-    original_bytes: int, intents: Sequence[Intent], module: Module, stored: Mapping[str, int], path: Path
+    original_bytes: int,
+    intents: Sequence[Intent],
+    module: Module,
+    stored: Mapping[str, int],
+    path: Path,
+    kv: KvFormat | None = None,
 ) -> Ledger:
-    """Compare what was intended with what is in the artifact.
+    """Compare what was promised with what is in the artifact.
 
     Args:
         original_bytes: of all weights of the captured graph.
@@ -89,26 +137,88 @@ def balance(
         module: the final module: its packed tensors are what must be stored.
         stored: bytes of each tensor in the artifact, by name.
         path: the weight file, for the message.
+        kv: what keys and values were to be cached as; None for the model's own type.
 
     Raises:
-        LedgerMismatch: more or fewer bytes than the schemes say.
+        LedgerMismatch: more or fewer bytes than a scheme says, or a cache of another type.
     """
-    wanted = sum(i.values + i.scales for i in intents)
-    packed = {n for n in module.weights if any(part in n for part in _PARTS)}
-    plain = sum(module.weights.nbytes(n) for n in module.weights if n not in packed)
-    held = sum(module.weights.nbytes(n) for n in packed)
-    if held != wanted:
-        names = ", ".join(i.name for i in intents[:3])
-        raise LedgerMismatch(
-            f"{len(intents)} weights ({names}, …) should take {wanted} bytes by their schemes, the graph holds {held}",
-            where=str(path),
-        )
+    schemes = by_scheme(intents)
+    held = _held(module)
+    for scheme in sorted({s.scheme for s in schemes} | held.keys()):
+        wanted = sum(s.values + s.scales for s in schemes if s.scheme == scheme)
+        if held.get(scheme, 0) != wanted:
+            names = [i.name for i in intents if i.scheme == scheme]
+            raise LedgerMismatch(
+                f"{len(names)} weights ({', '.join(names[:3])}, …) should take {wanted} bytes as {scheme}, "
+                f"the graph holds {held.get(scheme, 0)}",
+                where=str(path),
+            )
+    cached = kv_bytes(module)
+    _check_kv(kv, cached, path)
+    quantized = sum(held.values())
+    plain = module.weight_bytes() - quantized
     total = sum(stored.values())
     # A backend may store a shape table or a constant of its own; anything larger is a weight that was kept twice.
-    if total > wanted + plain + max(65536, plain // 4):
+    if total > quantized + plain + max(65536, plain // 4):
         raise LedgerMismatch(
-            f"the artifact stores {total} bytes of weights where {wanted + plain} are accounted for",
+            f"the artifact stores {total} bytes of weights where {quantized + plain} are accounted for",
             where=str(path),
             hint="a weight is stored twice, or unpacked",
         )
-    return Ledger(original_bytes, total, len(intents), wanted, total - wanted)
+    return Ledger(original_bytes, total, len(intents), quantized, total - quantized, schemes, cached)
+
+
+def by_scheme(weights: Iterable[Intent]) -> tuple[SchemeBytes, ...]:
+    """Sums by scheme, in the order schemes come up."""
+    found: dict[str, SchemeBytes] = {}
+    for i in weights:
+        row = found.get(i.scheme, SchemeBytes(i.scheme, 0, 0, 0))
+        found[i.scheme] = SchemeBytes(i.scheme, row.weights + 1, row.values + i.values, row.scales + i.scales)
+    return tuple(found.values())
+
+
+def _held(module: Module) -> dict[str, int]:
+    """Scheme -> bytes of the packed tensors that the module says are stored in it."""
+    schemes = module.attrs.get("schemes", {})
+    assert isinstance(schemes, dict)
+    found: dict[str, int] = {}
+    for name, scheme in schemes.items():
+        parts = [name + part for part in _PARTS if name + part in module.weights]
+        found[str(scheme)] = found.get(str(scheme), 0) + sum(map(module.weights.nbytes, parts))
+    return found
+
+
+def kv_bytes(module: Module) -> KvBytes | None:
+    """What the pools of a served decoder hold, read from their types; None of a function."""
+    paged = module.find(torch.ops.optcc.paged_attention.default)
+    facts = module.attrs.get("kv")
+    if not paged or not isinstance(facts, dict):
+        return None
+    token = plain = 0
+    for node in paged:
+        values = normalized(node)[0]
+        computed = values[0].meta["val"].dtype.itemsize
+        for pool in (*values[3:5], *values[14:16]):
+            if pool is not None:
+                token += _row(pool) * pool.meta["val"].dtype.itemsize
+        plain += sum(_row(pool) * computed for pool in values[3:5])
+    return KvBytes(str(facts["dtype"]), str(facts.get("scale", "")), token, plain)
+
+
+def _row(pool: fx.Node) -> int:
+    """Values of one token in a pool [N, K, G, c]."""
+    heads, channels = pool.meta["val"].shape[-2:]
+    return int(heads) * int(channels)
+
+
+def _check_kv(wanted: KvFormat | None, found: KvBytes | None, path: Path) -> None:
+    """Raise LedgerMismatch unless the pools are what was promised."""
+    if wanted is None:
+        return
+    if found is None or (found.type, found.scale) != (wanted.type, wanted.scale):
+        have = "no cache" if found is None else f"{found.type} {found.scale}".strip()
+        raise LedgerMismatch(
+            f"keys and values should be cached as {wanted.type} with {wanted.scale} scales, the graph has {have}",
+            where=str(path),
+            hint="list `serve.paged-kv` after `quantize.kv`, and no pass between them that changes keys or values",
+        )

@@ -12,8 +12,17 @@ from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.text import parse_pipeline
+from optcc.quant.kv import KV_LIMITS, KvFormat, KvPass
 from optcc.quant.weight_pass import WeightPass
 from optcc.recipe import Recipe, Scheme
+
+
+@dataclass(frozen=True)
+class Default:
+    """A limit that the recipe doesn't give itself, and whose it is."""
+
+    value: float
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,29 @@ class Plan:
         """
         return {p.scheme: p.load(base) for p in self.stages["quantize"] if isinstance(p, WeightPass)}
 
-    def default_limits(self, scheme: Scheme) -> dict[str, float]:
-        """A scheme's limits that can be measured here: on texts for a decoder, which is served, else on outputs."""
+    def kv(self) -> KvFormat | None:
+        """What keys and values are cached as; None for the model's own type. Raises BadOption."""
+        forms = [step.form() for step in self.stages["quantize"] if isinstance(step, KvPass)]
+        return forms[-1] if forms else None
+
+    def default_limits(self, base: Path) -> dict[str, Default]:
+        """Limits of the schemes that can be measured here: on texts for a decoder, which is served, else on outputs.
+
+        Where several limit one metric the loosest counts: it is what the coarsest of them alone may cost.
+        """
         subject = "text" if self.stages.get("serve") else "output"
-        return {m: limit for m, limit in scheme.limits.items() if METRICS[m].subject == subject}
+        given = [(f"scheme {name}", scheme.limits) for name, scheme in self.schemes(base).items()]
+        if form := self.kv():
+            given.append((f"KV cache {form.type}", KV_LIMITS[form.type]))
+        found: dict[str, Default] = {}
+        for origin, limits in given:
+            for metric, value in limits.items():
+                if METRICS[metric].subject != subject:
+                    continue
+                loosest = max if METRICS[metric].direction == "at-most" else min
+                if metric not in found or loosest(value, found[metric].value) != found[metric].value:
+                    found[metric] = Default(value, origin)
+        return found
 
     def text(self) -> str:
         """The pipeline as text, one pass a line; it parses back."""

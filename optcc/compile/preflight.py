@@ -7,7 +7,9 @@ from pathlib import Path
 from optcc.backends.protocol import Backend
 from optcc.errors import OptccError, UnsupportedOp
 from optcc.ir.module import Module, source_of
+from optcc.pm.context import Context
 from optcc.pm.passes import Pass
+from optcc.quant.kv import KvPass
 from optcc.quant.weight_pass import WeightPass
 
 _SHOWN = 12
@@ -26,6 +28,7 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
         UnsupportedOp: every operator the backend refuses, with reason and source line.
         GroupSize: every weight a group doesn't divide.
         UnknownScheme: no such scheme.
+        PreconditionFailed: a quantized KV cache for a model without attention.
     """
     problems: list[OptccError] = []
     taken: set[str] = set()
@@ -35,7 +38,11 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
                 taken |= {s.name for s in step.select(module, base, taken)}
             except OptccError as error:
                 problems.append(error)
-    refused = unsupported(module, backend)
+    try:
+        refused = unsupported(_with_kv(module, quantize, base), backend)
+    except OptccError as error:
+        problems.append(error)
+        refused = unsupported(module, backend)
     if refused:
         problems.append(_unsupported_error(refused, backend))
     if len(problems) == 1:
@@ -44,6 +51,17 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
         first = problems[0]
         rest = "; ".join(f"[{p.code}] {p.what}" for p in problems[1:])
         raise type(first)(f"{first.what}; and also: {rest}", where=first.where, hint=first.hint)
+
+
+def _with_kv(module: Module, quantize: tuple[Pass, ...], base: Path) -> Module:
+    """The module as passes for the KV cache will leave it, so that a backend can refuse the format; reads no weight."""
+    steps = [step for step in quantize if isinstance(step, KvPass)]
+    if not steps:
+        return module
+    changed = module.clone()
+    for step in steps:
+        step.run(changed, Context(base=base))
+    return changed
 
 
 def unsupported(module: Module, backend: Backend) -> dict[tuple[str, str], list[str]]:

@@ -39,6 +39,7 @@ def manifest_spec(module: Module) -> dict[str, Any]:
         max_context=_int(decoder["max_context"]),
         eos_token_ids=tuple(_int(t) for t in eos),
         kv_dtype=str(kv["dtype"]),
+        kv_scale=str(kv.get("scale", "")),
     )
     return spec.to_json()
 

@@ -63,7 +63,7 @@ def _check_effect(node: fx.Node) -> None:
     """A changed operand must be an input that nobody else reads, or the order of nodes would matter."""
     schema = node.target._schema  # type: ignore[union-attr]
     for argument, value in zip(schema.arguments, node.args, strict=False):
-        if argument.alias_info is None or not argument.alias_info.is_write:
+        if argument.alias_info is None or not argument.alias_info.is_write or value is None:
             continue
         if not isinstance(value, fx.Node) or value.op != "placeholder":
             raise IRCheckFailed(f"%{node.name} changes {value}, which is not an input")

@@ -12,7 +12,7 @@ from optcc.recipe.schema import (
     Recipe,
     TargetOptions,
 )
-from optcc.recipe.schemes import ActivationFormat, KvFormat, Scheme, WeightFormat, list_schemes, load_scheme
+from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, list_schemes, load_scheme
 from optcc.recipe.source import Where
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "ActivationFormat",
     "CalibrateOptions",
     "CheckOptions",
-    "KvFormat",
     "ModelOptions",
     "PassEntry",
     "Recipe",

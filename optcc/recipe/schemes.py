@@ -83,14 +83,6 @@ class ActivationFormat:
 
 
 @dataclass(frozen=True)
-class KvFormat:
-    """How keys and values are kept in the cache: one scale per token and head."""
-
-    type: str
-    scale: str = "float32"
-
-
-@dataclass(frozen=True)
 class Scheme:
     """One quantization scheme. `activation` None keeps activations in floating point.
 
@@ -104,7 +96,6 @@ class Scheme:
     activation: ActivationFormat | None
     embedding: bool
     limits: Mapping[str, float] = field(default_factory=dict)
-    kv: KvFormat | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The scheme as plain data, for reports and cache keys."""
@@ -145,10 +136,6 @@ _ACTIVATION: dict[str, Reader] = {
     "scale": readers.one_of(tuple(SCALE_BYTES)),
     "static": readers.flag,
 }
-_KV: dict[str, Reader] = {
-    "type": readers.one_of(("int8", "e4m3")),
-    "scale": readers.one_of(("float32", "float16")),
-}
 
 
 def _part(
@@ -186,17 +173,11 @@ def activation(source: Source, node: Any, path: str) -> ActivationFormat:
     return made
 
 
-def kv_cache(source: Source, node: Any, path: str) -> KvFormat:
-    """The mapping {type, scale}."""
-    return KvFormat(**_part(source, node, path, _KV, ("type",)))
-
-
 _FIELDS: dict[str, Reader] = {
     "version": version,
     "description": readers.text,
     "weight": weight,
     "activation": readers.optional(activation),
-    "kv": readers.optional(kv_cache),
     "embedding": readers.flag,
     **{f"limits.{metric}": readers.number for metric in METRICS},
 }
@@ -252,5 +233,4 @@ def _read(source: Source, content: str, name: str) -> Scheme:
         activation=values["activation"],
         embedding=values["embedding"],
         limits={m: values[f"limits.{m}"] for m in METRICS if f"limits.{m}" in values},
-        kv=values.get("kv"),
     )

@@ -30,6 +30,11 @@ next step. It is there so that sampling can stay on a device: nothing has to be 
 asks."""
 
 
+def _element_bytes(kind: str) -> int:
+    """Bytes of one value of a pool; numpy has neither bfloat16 nor e4m3."""
+    return {"bfloat16": 2, "e4m3": 1}.get(kind) or np.dtype(kind).itemsize
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """What the engine must know of a decoder.
@@ -42,7 +47,8 @@ class ModelSpec:
         block_size: tokens in a KV block, K.
         max_context: most tokens a request may hold, prompt and answer together.
         eos_token_ids: every id that ends an answer.
-        kv_dtype: element type of the KV pool, by numpy's name, or `bfloat16`.
+        kv_dtype: element type of the KV pools: `float32`, `float16`, `bfloat16`, or quantized `int8` or `e4m3`.
+        kv_scale: type of the scales of quantized ones, one per token and KV head; empty when they are not quantized.
     """
 
     layers: int
@@ -53,6 +59,7 @@ class ModelSpec:
     max_context: int
     eos_token_ids: tuple[int, ...]
     kv_dtype: str
+    kv_scale: str = ""
 
     def __post_init__(self) -> None:
         for name in ("layers", "kv_heads", "head_dim", "vocab", "block_size", "max_context"):
@@ -65,10 +72,11 @@ class ModelSpec:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one KV block over all layers, keys and values."""
-        elements = self.layers * 2 * self.block_size * self.kv_heads * self.head_dim
-        # numpy has no bfloat16; its elements take two bytes.
-        return elements * (2 if self.kv_dtype == "bfloat16" else np.dtype(self.kv_dtype).itemsize)
+        """Bytes of one KV block over all layers, keys and values with their scales."""
+        head = self.head_dim * _element_bytes(self.kv_dtype)
+        if self.kv_scale:
+            head += _element_bytes(self.kv_scale)
+        return self.layers * 2 * self.block_size * self.kv_heads * head
 
     def to_json(self) -> dict[str, object]:
         """Plain data for the manifest; `from_json` reads it back."""
@@ -84,13 +92,18 @@ class ModelSpec:
                 where="manifest.json: spec",
                 hint="rebuild the artifact with this version of optcc",
             )
-        values = {name: data[name] for name in names - {"eos_token_ids", "kv_dtype"}}
+        values = {name: data[name] for name in names - {"eos_token_ids", "kv_dtype", "kv_scale"}}
         eos = data["eos_token_ids"]
         if not isinstance(eos, list) or not all(type(value) is int for value in (*values.values(), *eos)):
             raise IncompatibleArtifact(
                 "a field of the model spec has the wrong type", where="manifest.json: spec"
             )
-        return cls(**values, eos_token_ids=tuple(eos), kv_dtype=str(data["kv_dtype"]))
+        return cls(
+            **values,
+            eos_token_ids=tuple(eos),
+            kv_dtype=str(data["kv_dtype"]),
+            kv_scale=str(data["kv_scale"]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +186,7 @@ class Executor(Protocol):
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers, keys and values."""
+        """Bytes of one block over all layers, keys and values with their scales."""
         ...
 
     def bind(self, blocks: int) -> None:
@@ -193,7 +206,10 @@ class Executor(Protocol):
         ...
 
     def export_blocks(self, ids: Sequence[int]) -> FloatArray:
-        """The named blocks in the canonical form f32[len(ids), L, 2, K, G, C] (2: keys, values)."""
+        """The named blocks in the canonical form f32[len(ids), L, 2, K, G, C] (2: keys, values).
+
+        Whatever type the pool has: blocks that go out and come in again hold the same keys and values, bit for bit.
+        """
         ...
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:

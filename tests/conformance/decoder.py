@@ -86,17 +86,24 @@ def _rows(b: Builder, ids: Any, shape: Shape, name: str, layer: int) -> Any:
     return b.reshape(b.call(A.embedding.default, table, ids), [-1, shape.kv_heads, shape.width])
 
 
-def paged(shape: Shape, block: int = BLOCK) -> Module:
-    """The decoder with a paged cache."""
+def quantized(shape: Shape, kind: str, scale: str = "float32") -> Module:
+    """The decoder as captured, with quantized keys and values."""
     module = stateless(shape)
+    build_pass("quantize.kv", {"type": kind, "scale": scale}).run(module, Context())
+    return module
+
+
+def paged(shape: Shape, block: int = BLOCK, kind: str = "", scale: str = "float32") -> Module:
+    """The decoder with a paged cache, of the model's own type or quantized."""
+    module = quantized(shape, kind, scale) if kind else stateless(shape)
     build_pass("serve.paged-kv", {"block-size": block}).run(module, Context())
     return module
 
 
-def spec_of(shape: Shape, block: int = BLOCK) -> dict[str, Any]:
+def spec_of(shape: Shape, block: int = BLOCK, kind: str = "float32", scale: str = "") -> dict[str, Any]:
     """What its manifest would say."""
     layers = len(shape.windows)
-    return ModelSpec(layers, shape.kv_heads, shape.width, VOCAB, block, 4096, (0,), "float32").to_json()
+    return ModelSpec(layers, shape.kv_heads, shape.width, VOCAB, block, 4096, (0,), kind, scale).to_json()
 
 
 Step = dict[int, int]

@@ -7,6 +7,7 @@ and values are never repeated. The indices that place ragged tokens are in `ragg
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,49 +23,77 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+@dataclass(frozen=True)
+class KeysValues:
+    """Keys and values: floats, or int8 levels with their scales.
+
+    In rows: k and v [X, C], scales [X]. Where queries meet them: k and v [..., L, C], scales [..., 1, L].
+    """
+
+    k: ir.Value
+    v: ir.Value
+    k_scale: ir.Value | None = None
+    v_scale: ir.Value | None = None
+
+    def gathered(self, emit: Emitter, index: ir.Value) -> KeysValues:
+        """The rows at i64[R, G, L]; levels become floats only here, and only those that are read."""
+        k, v = (emit.op("Gather", [x, index]) for x in (self.k, self.v))
+        if self.k_scale is None or self.v_scale is None:
+            return KeysValues(k, v)
+        scales = [
+            emit.op("Unsqueeze", [emit.op("Gather", [x, index]), emit.ints([2])])
+            for x in (self.k_scale, self.v_scale)
+        ]
+        return KeysValues(emit.to(k, torch.float32), emit.to(v, torch.float32), *scales)
+
+
 def attend(
-    emit: Emitter, q: ir.Value, k: ir.Value, v: ir.Value, mask: ir.Value | None, scale: float, softcap: float
+    emit: Emitter, q: ir.Value, held: KeysValues, mask: ir.Value | None, scale: float, softcap: float
 ) -> ir.Value:
-    """Q [..., A, C], k and v [..., L, C], mask added to the scores [..., A, L] -> [..., A, C]."""
+    """Q [..., A, C], k and v [..., L, C], mask added to the scores [..., A, L] -> [..., A, C].
+
+    A key's scale multiplies its scores and a value's scale its weights: one product per key instead of one per channel.
+    """
     factor = scale / softcap if softcap > 0 else scale
-    scores = emit.op("FusedMatMul", [q, k], {"transB": 1, "alpha": float(factor)}, MICROSOFT)
+    scores = emit.op("FusedMatMul", [q, held.k], {"transB": 1, "alpha": float(factor)}, MICROSOFT)
+    if held.k_scale is not None:
+        scores = emit.op("Mul", [scores, held.k_scale])
     if softcap > 0:
         scores = emit.op("Mul", [emit.op("Tanh", [scores]), emit.number(softcap, torch.float32)])
     if mask is not None:
         scores = emit.op("Add", [scores, mask])
-    return emit.op("MatMul", [emit.op("Softmax", [scores], {"axis": -1}), v])
+    weights = emit.op("Softmax", [scores], {"axis": -1})
+    if held.v_scale is not None:
+        weights = emit.op("Mul", [weights, held.v_scale])
+    return emit.op("MatMul", [weights, held.v])
 
 
-def _refuse(node: fx.Node, operands: list[Any]) -> str | None:
-    shapes = [shape_of(x)[-2:] for x in operands[:3]]
-    if any(None in s for s in shapes):
+def _refuse(node: fx.Node, operands: list[Any], floats: int = 3) -> str | None:
+    """The first `floats` of q, k and v must be float32."""
+    if any(None in shape_of(x)[-2:] for x in operands[:3]):
         return "attention with symbolic heads or head width"
-    return (
-        None
-        if all(dtype_of(x) == torch.float32 for x in operands[:3])
-        else "attention in another type than float32"
-    )
+    if any(dtype_of(x) != torch.float32 for x in operands[:floats]):
+        return "attention in another type than float32"
+    return None
 
 
 def _ragged(
     emit: Emitter,
     q: fx.Node,
     keys: Keys,
-    k_rows: ir.Value,
-    v_rows: ir.Value,
+    rows: KeysValues,
     query_starts: fx.Node,
     kv_heads: int,
     options: tuple[float, int, float],
 ) -> ir.Value:
-    """Q [T, H, C] over keys and values in rows [X*G, C] -> [T, H, C]."""
+    """Q [T, H, C] over keys and values in rows, X*G of them -> [T, H, C]."""
     heads, width = (int(d or 0) for d in shape_of(q)[-2:])
     scale, window, softcap = options
     asked = ragged.query_index(emit, query_starts, heads, kv_heads)
-    held = ragged.key_index(emit, keys, kv_heads)
+    held = rows.gathered(emit, ragged.key_index(emit, keys, kv_heads))
     mask = causal_bias(emit, keys, heads // kv_heads, window)
     queries = emit.op("Gather", [emit.reshape(emit.value(q), [-1, width]), asked])
-    k, v = emit.op("Gather", [k_rows, held]), emit.op("Gather", [v_rows, held])
-    result = emit.reshape(attend(emit, queries, k, v, mask, scale, softcap), [-1, width])
+    result = emit.reshape(attend(emit, queries, held, mask, scale, softcap), [-1, width])
     return emit.op("Gather", [result, ragged.result_index(emit, query_starts, heads)])
 
 
@@ -74,31 +103,42 @@ def attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     q, k, v, starts, scale, window, softcap = operands
     kv_heads, width = (int(d or 0) for d in shape_of(k)[-2:])
     keys = ragged.own_keys(emit, starts)
-    rows = [emit.reshape(emit.value(x), [-1, width]) for x in (k, v)]
-    return _ragged(emit, q, keys, rows[0], rows[1], starts, kv_heads, (scale, window, softcap))
+    rows = KeysValues(*(emit.reshape(emit.value(x), [-1, width]) for x in (k, v)))
+    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap))
 
 
 def _refuse_paged(node: fx.Node, operands: list[Any]) -> str | None:
-    if any(x.op != "placeholder" or len(x.users) > 1 for x in operands[3:5]):
+    pools = [x for x in (*operands[3:5], *operands[14:16]) if x is not None]
+    if any(x.op != "placeholder" or len(x.users) > 1 for x in pools):
         return "a KV pool that is no input, or that more than one attention writes to"
-    return _refuse(node, operands)
+    kinds = tuple(dtype_of(x) for x in pools)
+    if kinds not in ((torch.float32,) * 2, (torch.int8,) * 2 + (torch.float32,) * 2):
+        return f"KV pools of {', '.join(str(k).removeprefix('torch.') for k in kinds)}"
+    return _refuse(node, operands, floats=1)
 
 
 @lowers("optcc.paged_attention.default", refuse=_refuse_paged)
 def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Write first, then attend over the pages. The executor gives each pool and its result the same memory."""
-    q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap = operands
+    q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap, *quantized = operands
+    k_scale, v_scale, k_scale_pool, v_scale_pool = quantized
     block, kv_heads, width = (int(d or 0) for d in shape_of(k_pool)[-3:])
     slots = ragged.write_slots(emit, starts, positions, table, block)
-    rows = []
-    for pool, new in ((k_pool, k), (v_pool, v)):
-        written = emit.op("ScatterND", [emit.value(pool), slots, emit.cast(new, dtype_of(pool))])
+
+    def write(pool: fx.Node, new: fx.Node, row: list[int]) -> ir.Value:
+        """The pool after the step, in rows."""
+        written = emit.op("ScatterND", [emit.value(pool), slots, emit.value(new)])
         written.name = f"{pool.name}.out"
         written.type, written.shape = emit.value(pool).type, emit.value(pool).shape
         emit.extra_outputs.append(written)
-        rows.append(emit.reshape(written, [-1, width]))
+        return emit.reshape(written, row)
+
+    rows = KeysValues(write(k_pool, k, [-1, width]), write(v_pool, v, [-1, width]))
+    if k_scale is not None:
+        scales = write(k_scale_pool, k_scale, [-1]), write(v_scale_pool, v_scale, [-1])
+        rows = KeysValues(rows.k, rows.v, *scales)
     keys = ragged.paged_keys(emit, starts, positions, lengths, table, block)
-    return _ragged(emit, q, keys, rows[0], rows[1], starts, kv_heads, (scale, window, softcap))
+    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap))
 
 
 @lowers("optcc.masked_attention.default", refuse=_refuse)
@@ -114,7 +154,7 @@ def masked_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Va
         return bias(emit, emit.op("Unsqueeze", [emit.cast(mask, torch.bool), emit.ints([1, 2])]))
 
     added = None if mask is None else emit.shared(("masked", mask), lambda: emit.scoped("step", seen))
-    result = attend(emit, queries, turned[1], turned[2], added, scale, softcap)
+    result = attend(emit, queries, KeysValues(turned[1], turned[2]), added, scale, softcap)
     if heads != kv_heads:
         result = emit.op("Reshape", [result, emit.op("Shape", [turned[0]])])
     return emit.op("Transpose", [result], {"perm": [0, 2, 1, 3]})
@@ -144,4 +184,4 @@ def torch_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
         added = (
             bias(emit, emit.value(mask)) if dtype_of(mask) == torch.bool else emit.cast(mask, torch.float32)
         )
-    return attend(emit, emit.value(q), emit.value(k), emit.value(v), added, factor, 0.0)
+    return attend(emit, emit.value(q), KeysValues(emit.value(k), emit.value(v)), added, factor, 0.0)

@@ -16,7 +16,7 @@ from optcc.backends.onnxruntime.lower.blocks import Table, embedding_kernel, lin
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.linear import product
 from optcc.backends.onnxruntime.lower.registry import lowers
-from optcc.backends.onnxruntime.lower.types import rank_of, shape_of
+from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,6 +33,10 @@ def _why_not_opened(table: Table) -> str | None:
 
 def _why_not_rounded(format: str, scale: str) -> str | None:
     """Why activations can't be quantized with plain operators, or None."""
+    if format == "e4m3":
+        return (
+            "e4m3 activations, keys or values: no kernel for 8-bit floats on a CPU; int8 takes the same room"
+        )
     return (
         None if format in ("", "int8") and scale == "float32" else f"{format} activations with {scale} scales"
     )
@@ -99,7 +103,11 @@ def _zero_fields(emit: Emitter, table: Table) -> ir.Value | None:
 
 
 def _refuse_dequantize(node: fx.Node, given: list[Any]) -> str | None:
-    return _why_not_opened(Table.of(node))
+    table = Table.of(node)
+    if table.packed.op == "get_attr":
+        return _why_not_opened(table)
+    scale = str(dtype_of(table.scale)).removeprefix("torch.")
+    return _why_not_rounded(table.format, scale) or _why_not_opened(table)
 
 
 @lowers("optcc.dequantize.default", refuse=_refuse_dequantize)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from optcc.ir.ops.library import define
 
+_PACKED = (torch.int8, torch.float8_e4m3fn)
+"""Types of pools that need scales beside them."""
+
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float) -> Tensor:
     """One request: q [Q,H,C], k and v [L,G,C], visible bool [Q,L] -> [Q,H,C]; H/G heads share a KV head."""
@@ -72,29 +75,54 @@ def paged_attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    k_scale_pool: Tensor | None = None,
+    v_scale_pool: Tensor | None = None,
 ) -> Tensor:
     """Write the step's keys and values to their pages, then attend over each request's pages.
 
     Shapes: q [T,H,C], k and v [T,G,C], pools [N,K,G,C] (changed in place), positions i64[T], query_starts i32[R+1],
     kv_lengths i32[R] (length after this step), block_table i32[R,M] -> [T,H,C]. Position p of a request lives in
     block block_table[r, p // K] at offset p % K.
+
+    Quantized keys and values come packed, int8 or e4m3, with the scales k_scale and v_scale [T,G,1] that
+    `quantize_activation` gave them; the scale pools [N,K,G,1] keep those. A token is quantized once, from its own
+    values alone, so what a query sees doesn't depend on how the text was cut into steps.
     """
     out = torch.empty_like(q)
     block_size = k_pool.shape[1]
     starts = query_starts.tolist()
+    writes = [(k_pool, k), (v_pool, v)]
+    writes += [
+        (p, s)
+        for p, s in ((k_scale_pool, k_scale), (v_scale_pool, v_scale))
+        if p is not None and s is not None
+    ]
     for request, (begin, end) in enumerate(pairwise(starts)):
         table = block_table[request].long()
         position = positions[begin:end]
         block, offset = table[position // block_size], position % block_size
-        k_pool[block, offset] = k[begin:end].to(k_pool.dtype)
-        v_pool[block, offset] = v[begin:end].to(v_pool.dtype)
+        for pool, rows in writes:
+            pool[block, offset] = rows[begin:end].to(pool.dtype)
         length = int(kv_lengths[request])
         pages = table[: (length + block_size - 1) // block_size]
-        keys = k_pool[pages].flatten(0, 1)[:length]
-        values = v_pool[pages].flatten(0, 1)[:length]
+        keys = _read_pages(k_pool, k_scale_pool, pages, length, q.dtype)
+        values = _read_pages(v_pool, v_scale_pool, pages, length, q.dtype)
         visible = _causal(length - (end - begin), end - begin, length, window, q.device)
         out[begin:end] = _attend(q[begin:end], keys, values, visible, scale, softcap)
     return out
+
+
+def _read_pages(
+    pool: Tensor, scale_pool: Tensor | None, pages: Tensor, length: int, dtype: torch.dtype
+) -> Tensor:
+    """The first `length` keys or values [L,G,C] of a request; packed ones as `dequantize` gives them."""
+    held = pool[pages].flatten(0, 1)[:length]
+    if scale_pool is None:
+        return held
+    steps = scale_pool[pages].flatten(0, 1)[:length]
+    return (held.to(torch.float32) * steps.to(torch.float32)).to(dtype)
 
 
 def masked_attention(
@@ -145,10 +173,24 @@ def _paged_attention_fake(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    k_scale_pool: Tensor | None = None,
+    v_scale_pool: Tensor | None = None,
 ) -> Tensor:
     _check_heads(q, k, v)
     torch._check(
         k_pool.shape[-2] == k.shape[-2], lambda: f"paged_attention: pool {k_pool.shape} for keys {k.shape}"
+    )
+    packed = k_pool.dtype in _PACKED
+    scales = (k_scale, v_scale, k_scale_pool, v_scale_pool)
+    torch._check(
+        all((s is not None) == packed for s in scales),
+        lambda: f"paged_attention: {k_pool.dtype} pools {'need' if packed else 'have no'} scales",
+    )
+    torch._check(
+        not packed or k_pool.dtype == v_pool.dtype == k.dtype == v.dtype,
+        lambda: f"paged_attention: {k.dtype} keys and {v.dtype} values for {k_pool.dtype} pools",
     )
     return q.new_empty(q.shape)
 
@@ -168,7 +210,8 @@ define(
 )
 define(
     "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_pool, Tensor(b!) v_pool, Tensor positions, "
-    "Tensor query_starts, Tensor kv_lengths, Tensor block_table, float scale, int window=0, float softcap=0.0)"
+    "Tensor query_starts, Tensor kv_lengths, Tensor block_table, float scale, int window=0, float softcap=0.0, "
+    "Tensor? k_scale=None, Tensor? v_scale=None, Tensor(c!)? k_scale_pool=None, Tensor(d!)? v_scale_pool=None)"
     " -> Tensor",
     paged_attention,
     _paged_attention_fake,

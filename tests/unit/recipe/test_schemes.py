@@ -92,7 +92,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
             "zero points",
         ),
         ("group: 0}", "group: 16, static: true}", RecipeField, 4, "a static scale is one for the whole"),
-        ("embedding", "kv: {type: int4}\nembedding", RecipeField, 5, "kv.type: expected one of int8, e4m3"),
+        ("embedding", "kv: {type: int8}\nembedding", RecipeField, 5, "kv: unknown key"),
         ("embedding: false", "embeding: false", RecipeField, 5, "embeding: unknown key"),
         ("embedding: false\n", "", RecipeField, 1, "embedding: missing"),
         ("kl: 1e-2", "kk: 1", RecipeField, 6, "limits.kk: unknown key"),

@@ -1,0 +1,102 @@
+"""Quantized keys and values: the format, how it stands in a canonical graph, and how a later pass finds it again.
+
+One scale per token and KV head. A token's keys and values are quantized once, from themselves alone, so it doesn't
+matter in which step they enter the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from optcc.errors import BadOption, nearest
+from optcc.ir.builder import Builder
+from optcc.ir.formats import SCALES, find_format
+from optcc.ir.module import Module
+from optcc.ir.pattern import normalized
+from optcc.pm.passes import Pass
+
+KV_TYPES = ("int8", "e4m3")
+KV_SCALES = ("float32", "float16")
+KV_LIMITS: Mapping[str, Mapping[str, float]] = {
+    "int8": {"kl": 0.002, "top1": 0.97},
+    "e4m3": {"kl": 0.01, "top1": 0.94},
+}
+"""Type -> what it may cost by itself, measured on texts; defaults for `check.limits`."""
+
+_OPS = torch.ops.optcc
+
+
+@dataclass(frozen=True)
+class KvFormat:
+    """How keys and values are kept: number format of one value, and type of the scale of a token and head."""
+
+    type: str = "int8"
+    scale: str = "float32"
+
+    def bytes(self, kv_heads: int, width: int) -> int:
+        """Bytes of the keys and values of one token in one layer."""
+        return 2 * kv_heads * (width * find_format(self.type).bits // 8 + SCALES[self.scale].dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class KvPass(Pass):
+    """A pass that decides how keys and values are cached.
+
+    Options:
+        type: number format of one value, `int8` or `e4m3`.
+        scale: type of the scales, `float32` or `float16`.
+    """
+
+    type: str = "int8"
+    scale: str = "float32"
+
+    def form(self) -> KvFormat:
+        """The format. Raises BadOption with the nearest name."""
+        for option, value, known in (("type", self.type, KV_TYPES), ("scale", self.scale, KV_SCALES)):
+            if value not in known:
+                raise BadOption(
+                    f"{self.id}: {option} {value!r} is none of {', '.join(known)}", hint=nearest(value, known)
+                )
+        return KvFormat(self.type, self.scale)
+
+
+@dataclass(frozen=True)
+class PackedValue:
+    """What `quantize_kv` made of a value: nodes of the packed levels [T,G,C] and of the scales [T,G,1]."""
+
+    packed: fx.Node
+    scale: fx.Node
+    form: KvFormat
+
+
+def quantize_kv(build: Builder, value: fx.Node, form: KvFormat) -> fx.Node:
+    """`dequantize(quantize_activation(value))` of keys or values [T,G,C], before the place `build` stands at."""
+    pair = build.call(_OPS.quantize_activation.default, value, form.type, 0, form.scale, None)
+    packed, scale, dtype = build.item(pair, 0), build.item(pair, 1), value.meta["val"].dtype
+    return build.call(_OPS.dequantize.default, packed, scale, None, None, form.type, 0, 1, dtype)
+
+
+def packed_kv(value: Any) -> PackedValue | None:
+    """The packed form of keys or values that `quantize_kv` made; None of anything else."""
+    if not isinstance(value, fx.Node) or value.target is not _OPS.dequantize.default:
+        return None
+    packed, scale, zero, whole, _, group, rows, _ = normalized(value)[0]
+    pair = packed.args[0] if packed.op == "call_function" and packed.args else None
+    if not isinstance(pair, fx.Node) or pair.target is not _OPS.quantize_activation.default:
+        return None
+    _, format, act_group, scale_format, _ = normalized(pair)[0]
+    if (packed.args, scale.args) != ((pair, 0), (pair, 1)) or zero is not None or whole is not None:
+        return None
+    if (group, act_group, rows) != (0, 0, 1) or format not in KV_TYPES or scale_format not in KV_SCALES:
+        return None
+    return PackedValue(packed, scale, KvFormat(format, scale_format))
+
+
+def kv_attentions(module: Module) -> list[fx.Node]:
+    """The attentions whose keys and values a cache will hold."""
+    return module.find(_OPS.attention.default)
