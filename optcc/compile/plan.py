@@ -12,7 +12,7 @@ from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.text import parse_pipeline
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import Recipe, Scheme
 
 
@@ -40,11 +40,15 @@ class Plan:
         raise IndexError(index)
 
     def schemes(self, base: Path) -> dict[str, Scheme]:
-        """The schemes that weights are packed in, by the name the recipe gives; in order.
+        """The schemes that weights are or may be packed in, by the name the recipe gives; in order.
 
-        Raises UnknownScheme, RecipeSyntax, RecipeField.
+        Raises UnknownScheme, RecipeSyntax, RecipeField, BadOption.
         """
-        return {p.scheme: p.load(base) for p in self.stages["quantize"] if isinstance(p, WeightPass)}
+        found: dict[str, Scheme] = {}
+        for step in self.stages["quantize"]:
+            if isinstance(step, PackingPass):
+                found |= step.schemes(base)
+        return found
 
     def default_limits(self, scheme: Scheme) -> dict[str, float]:
         """A scheme's limits that can be measured here: on texts for a decoder, which is served, else on outputs."""

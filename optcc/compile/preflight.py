@@ -8,7 +8,7 @@ from optcc.backends.protocol import Backend
 from optcc.errors import OptccError, UnsupportedOp
 from optcc.ir.module import Module, source_of
 from optcc.pm.passes import Pass
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import PackingPass
 
 _SHOWN = 12
 
@@ -30,7 +30,7 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
     problems: list[OptccError] = []
     taken: set[str] = set()
     for step in quantize:
-        if isinstance(step, WeightPass):
+        if isinstance(step, PackingPass):
             try:
                 taken |= {s.name for s in step.select(module, base, taken)}
             except OptccError as error:

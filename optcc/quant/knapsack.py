@@ -1,8 +1,8 @@
 """Multiple-choice knapsack: one option for every item, the least cost under a limit on the sum of the weights.
 
 Solved by dynamic programming over the limit cut into steps (Kellerer, Pferschy, Pisinger, "Knapsack Problems", 2004,
-section 11.5). Weights are rounded up to whole steps, so an answer never breaks the limit; what rounding gives away is at
-most half a step per item on average.
+section 11.5). Weights are rounded up to whole steps, so an answer never breaks the limit; what rounding gives away is
+half a step per item on average.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 _STEPS = 1 << 16
 
 
-def choose(costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]], limit: float) -> list[int] | None:
+def choose(
+    costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]], limit: float
+) -> list[int] | None:
     """The option of every item.
 
     Args:
@@ -45,5 +47,5 @@ def choose(costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]],
 
 
 def _steps(weight: float, limit: float) -> int:
-    """Whole steps, rounded up; a hair above a whole number is floating-point noise. What is too heavy may be infinite."""
+    """Whole steps, rounded up; a hair above a whole number is noise. What is too heavy may be infinite."""
     return math.ceil(min(weight / limit, 2.0) * _STEPS - 1e-6)

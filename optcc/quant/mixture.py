@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import fx
+from torch import Tensor, fx
 
 from optcc.ir.module import Module
 from optcc.ir.weights import WeightStore
@@ -45,12 +45,11 @@ class Packer:
                 tensor = getattr(packed, part)
                 if tensor is not None:
                     self.store.put(name, tensor)
-        packed_, scale, zero, tensor_scale = (
-            self.store[name] if name in self.store else None for name in names
-        )
-        assert packed_ is not None
-        assert scale is not None
-        return PackedWeight(packed_, scale, zero, tensor_scale)
+        zero, tensor_scale = (self._optional(name) for name in names[2:])
+        return PackedWeight(self.store[names[0]], self.store[names[1]], zero, tensor_scale)
+
+    def _optional(self, name: str) -> Tensor | None:
+        return self.store[name] if name in self.store else None  # noqa: SIM401 - a store has no get
 
     def scratch(self, module: Module) -> Module:
         """A copy of a module whose new weights are written to this packer's directory."""

@@ -1,9 +1,16 @@
-"""Measured sensitivities: what each unit of weights alone costs in each scheme.
+"""Sensitivities: what each unit of weights alone costs in each scheme.
 
-The measure is the KL divergence (nats per row) of the original's logits from those of the module in which only this unit
-is quantized. It is no estimate: the module is run. What makes that affordable is that everything before a unit's first
-reader is the same in all variants: the original is replayed once, node by node over all batches, and each variant is
-replayed from the values that are live where it begins to differ. On average that is half of the layers, and the head.
+The measure is the KL divergence (nats per row) of the original's logits from those of the module in which only this
+unit is quantized. The module is run; everything before a unit's first reader is the same in all variants, so the
+original is replayed once, node by node over all batches, and each variant from the values that are live where it begins
+to differ. On average that is half of the layers, and the head.
+
+With many candidates it is enough to measure one of them like this. A small change of a unit's outputs moves the logits
+in proportion, and the KL with its square, so the others follow from the squared errors of the unit's own outputs:
+
+    KL(unit in s) = KL(unit in anchor) * |y_s - y|^2 / |y_anchor - y|^2
+
+which costs one run of the unit instead of one of all that follows it. (y holds what rounding the activations does.)
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from pathlib import Path
 from torch import Tensor, fx
 
 from optcc.ir.module import Module
-from optcc.ir.replay import Batch, Live, replay
+from optcc.ir.replay import Batch, Live, Visit, replay, result
 from optcc.quant.divergence import Reference
 from optcc.quant.mixture import Mixture, Packer, apply_mixture
 from optcc.quant.units import Unit
@@ -56,7 +63,26 @@ class Trial:
 
     def divergences(self, mixture: Mixture, given: Live | None = None) -> Tensor:
         """KL of every row, float64 [rows]: the module with this mixture, replayed from the given values."""
-        return self.original.divergences(replay(self.variant(mixture), self.batches, RESULT, given=given))
+        return self.original.divergences(run(self.variant(mixture), self.batches, given=given))
+
+    def output_error(self, unit: Unit, scheme: Scheme, live: Live) -> float:
+        """Sum of the squared differences that a scheme makes to what the unit's readers compute.
+
+        Args:
+            unit: one that no embedding reads.
+            scheme: to try.
+            live: the original's values before the unit's first reader.
+        """
+        readers = [node.name for node in unit.linears]
+        found = []
+        for module in (self.module, self.variant({unit.name: scheme})):
+            nodes = {node.name: node for node in module.graph.nodes}
+            found.append(replay(module, self.batches, [nodes[name] for name in readers], given=live))
+        return sum(
+            float((changed - own).double().square().sum())
+            for own_parts, parts in zip(*found, strict=True)
+            for own, changed in zip(own_parts, parts, strict=True)
+        )
 
 
 def make_trial(
@@ -71,16 +97,37 @@ def make_trial(
     Raises:
         PreconditionFailed: the model has no logits.
     """
-    return Trial(
-        module, batches, units, schemes, packer, Reference(replay(module, batches, RESULT))
-    )
+    return Trial(module, batches, units, schemes, packer, Reference(run(module, batches)))
 
 
-def measure_sensitivities(trial: Trial, kept: Path | None, watch: Watch) -> Sensitivities:
+def run(
+    module: Module, batches: Sequence[Batch], *, given: Live | None = None, visit: Visit | None = None
+) -> list[Tensor]:
+    """Logits for every batch; arguments as of `replay`."""
+    return replay(module, batches, [result(module, RESULT)], given=given, visit=visit)[0]
+
+
+def pick_batches(batches: Sequence[Batch], tokens: int) -> list[Batch]:
+    """Some batches, evenly spread so that all texts have their part.
+
+    Args:
+        batches: inputs by name; where `logit_rows` says of which rows logits are wanted, every second one stays:
+            neighbours tell nearly the same, and the head is a third of the work.
+        tokens: as many batches as hold so many rows of their first input.
+    """
+    each = max(1, sum(len(next(iter(b.values()))) for b in batches) // len(batches))
+    count = min(len(batches), max(1, -(-tokens // each)))
+    picked = [batches[i * len(batches) // count] for i in range(count)]
+    return [{**b, "logit_rows": b["logit_rows"][::2]} if "logit_rows" in b else b for b in picked]
+
+
+def measure_sensitivities(trial: Trial, exact: bool, kept: Path | None, watch: Watch) -> Sensitivities:
     """The KL of every unit in every scheme.
 
     Args:
         trial: what to measure.
+        exact: measure every scheme; otherwise one of middle size, from which the others follow. Units that embeddings
+            read are always measured.
         kept: a file of finished measurements, a JSON line each; those that are there are not done again.
         watch: told after each unit.
     """
@@ -91,18 +138,32 @@ def measure_sensitivities(trial: Trial, kept: Path | None, watch: Watch) -> Sens
     def visit(node: fx.Node, live: Live) -> None:
         nonlocal done
         for unit in starts.get(node.name, ()):
-            known = found.setdefault(unit.name, {})
-            for scheme in trial.schemes:
-                if scheme.name not in known:
-                    kl = float(trial.divergences({unit.name: scheme}, live).mean())
-                    known[scheme.name] = kl
-                    _append(kept, unit, scheme, kl)
+            if unit.name not in found:
+                found[unit.name] = _of_unit(trial, unit, exact, live)
+                if kept is not None:
+                    with kept.open("a") as file:
+                        file.write(json.dumps([unit.name, found[unit.name]]) + "\n")
             done += 1
             watch(f"sensitivity of {unit.name}", done, len(trial.units))
 
-    if any(scheme.name not in found.get(unit.name, {}) for unit in trial.units for scheme in trial.schemes):
-        replay(trial.module, trial.batches, RESULT, visit=visit)
-    return {u.name: {s.name: found[u.name][s.name] for s in trial.schemes} for u in trial.units}
+    if any(unit.name not in found for unit in trial.units):
+        run(trial.module, trial.batches, visit=visit)
+    return {unit.name: found[unit.name] for unit in trial.units}
+
+
+def _of_unit(trial: Trial, unit: Unit, exact: bool, live: Live) -> dict[str, float]:
+    """KL by scheme."""
+
+    def kl(scheme: Scheme) -> float:
+        return float(trial.divergences({unit.name: scheme}, live).mean())
+
+    if exact or unit.embeds:
+        return {scheme.name: kl(scheme) for scheme in trial.schemes}
+    errors = {scheme.name: trial.output_error(unit, scheme, live) for scheme in trial.schemes}
+    ranked = sorted(trial.schemes, key=lambda scheme: (errors[scheme.name], scheme.name))
+    anchor = ranked[len(ranked) // 2]
+    factor = kl(anchor) / max(errors[anchor.name], 1e-30)
+    return {name: factor * error for name, error in errors.items()}
 
 
 def _starts(trial: Trial) -> dict[str, list[Unit]]:
@@ -115,19 +176,12 @@ def _starts(trial: Trial) -> dict[str, list[Unit]]:
 
 
 def _read(kept: Path | None) -> dict[str, dict[str, float]]:
-    """Finished measurements; a line cut off by a kill is left out."""
+    """Finished units; a line cut off by a kill is left out."""
     found: dict[str, dict[str, float]] = {}
     for line in kept.read_text().splitlines() if kept is not None and kept.is_file() else ():
         try:
-            unit, scheme, kl = json.loads(line)
+            unit, values = json.loads(line)
         except ValueError:
             continue
-        found.setdefault(unit, {})[scheme] = float(kl)
+        found[unit] = values
     return found
-
-
-def _append(kept: Path | None, unit: Unit, scheme: Scheme, kl: float) -> None:
-    if kept is None:
-        return
-    with kept.open("a") as file:
-        file.write(json.dumps([unit.name, scheme.name, kl]) + "\n")

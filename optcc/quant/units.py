@@ -6,7 +6,6 @@ once for all of them. A weight that is read in several places joins all it stand
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,11 @@ class Unit:
     members: tuple[Selected, ...]
 
     @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """[O, K] of every member."""
+        return [m.shape for m in self.members]
+
+    @property
     def readers(self) -> list[fx.Node]:
         """Every node that reads one of the weights."""
         return [n for m in self.members for n in (*m.linears, *m.embeddings)]
@@ -37,6 +41,11 @@ class Unit:
     def linears(self) -> list[fx.Node]:
         """The linears among them."""
         return [n for m in self.members for n in m.linears]
+
+    @property
+    def embeds(self) -> bool:
+        """Whether an embedding reads one of the weights."""
+        return any(m.embeddings for m in self.members)
 
     def bytes(self, scheme: Scheme) -> int:
         """What the weights take in a scheme, with scales and zero points."""
@@ -70,7 +79,14 @@ def _name(names: Sequence[str]) -> str:
     """Names as one, with what differs in braces."""
     if len(names) == 1:
         return names[0]
-    start = os.path.commonprefix(names)
-    end = os.path.commonprefix([name[len(start) :][::-1] for name in names])[::-1]
+    start = _common(names)
+    end = _common([name[len(start) :][::-1] for name in names])[::-1]
     middle = sorted(name[len(start) : len(name) - len(end)] for name in names)
     return f"{start}{{{','.join(middle)}}}{end}"
+
+
+def _common(names: Sequence[str]) -> str:
+    """What all names begin with."""
+    first, last = min(names), max(names)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:same]
