@@ -20,14 +20,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, fx
+from torch.nn import functional
 
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import dequantize, quantize_activation
 from optcc.ir.replay import Batch, Live, Visit, replay, result
 from optcc.quant.divergence import Reference
 from optcc.quant.mixture import Mixture, Packer, apply_mixture
+from optcc.quant.rounding import PackedWeight
 from optcc.quant.units import Unit
-from optcc.recipe.schemes import Scheme
+from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat
 
 Watch = Callable[[str, int, int], None]
 Sensitivities = Mapping[str, Mapping[str, float]]
@@ -65,24 +69,38 @@ class Trial:
         """KL of every row, float64 [rows]: the module with this mixture, replayed from the given values."""
         return self.original.divergences(run(self.variant(mixture), self.batches, given=given))
 
-    def output_error(self, unit: Unit, scheme: Scheme, live: Live) -> float:
-        """Sum of the squared differences that a scheme makes to what the unit's readers compute.
+    def output_errors(self, unit: Unit, live: Live) -> dict[str, float]:
+        """Sums of the squared differences that each scheme makes to what the unit's linears compute.
 
         Args:
             unit: one that no embedding reads.
-            scheme: to try.
             live: the original's values before the unit's first reader.
         """
-        readers = [node.name for node in unit.linears]
-        found = []
-        for module in (self.module, self.variant({unit.name: scheme})):
-            nodes = {node.name: node for node in module.graph.nodes}
-            found.append(replay(module, self.batches, [nodes[name] for name in readers], given=live))
-        return sum(
-            float((changed - own).double().square().sum())
-            for own_parts, parts in zip(*found, strict=True)
-            for own, changed in zip(own_parts, parts, strict=True)
-        )
+        errors = dict.fromkeys((scheme.name for scheme in self.schemes), 0.0)
+        for member in unit.members:
+            own = self.module.weights[member.name]
+            for scheme in self.schemes:
+                stored = _opened(self.packer(member, scheme), scheme.weight)
+                for linear in member.linears:
+                    source = linear.args[0]
+                    assert isinstance(source, fx.Node)
+                    for x in live[source.name]:
+                        read = x if scheme.activation is None else _rounded(x, scheme.activation)
+                        difference = functional.linear(read, stored) - functional.linear(x, own)
+                        errors[scheme.name] += float(difference.double().square().sum())
+        return errors
+
+
+def _opened(packed: PackedWeight, form: WeightFormat) -> Tensor:
+    """What a packed weight stands for, float32 [O, K]."""
+    parts = packed.packed, packed.scale, packed.zero, packed.tensor_scale
+    return dequantize(*parts, form.type, form.group, form.rows, torch.float32)
+
+
+def _rounded(x: Tensor, form: ActivationFormat) -> Tensor:
+    """What a linear reads: x quantized and back."""
+    values, scale = quantize_activation(x, form.type, form.group, form.scale, None)
+    return dequantize(values, scale, None, None, form.type, form.group, 1, x.dtype)
 
 
 def make_trial(
@@ -159,7 +177,7 @@ def _of_unit(trial: Trial, unit: Unit, exact: bool, live: Live) -> dict[str, flo
 
     if exact or unit.embeds:
         return {scheme.name: kl(scheme) for scheme in trial.schemes}
-    errors = {scheme.name: trial.output_error(unit, scheme, live) for scheme in trial.schemes}
+    errors = trial.output_errors(unit, live)
     ranked = sorted(trial.schemes, key=lambda scheme: (errors[scheme.name], scheme.name))
     anchor = ranked[len(ranked) // 2]
     factor = kl(anchor) / max(errors[anchor.name], 1e-30)

@@ -63,13 +63,17 @@ class SearchSchemes(PackingPass):
         """The candidates.
 
         Raises:
-            BadOption: fewer than two, two of one name, or not exactly one limit.
+            BadOption: fewer than two, two of one name, one with static activations, or not exactly one limit.
         """
         if (self.kl > 0) == (self.mb > 0):
             raise BadOption(f"{self.id} needs one limit: `kl` in nats per token or `mb` in megabytes")
         found = {name: load_scheme(name, base) for name in self.candidates}
         if len({scheme.name for scheme in found.values()}) < max(2, len(self.candidates)):
             raise BadOption(f"`candidates` of {self.id} must be two or more schemes of different names")
+        if static := [s.name for s in found.values() if s.activation and s.activation.static]:
+            raise BadOption(
+                f"{self.id} rounds activations with scales of their own, {static[0]} wants static ones"
+            )
         return found
 
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:

@@ -226,6 +226,7 @@ def test_the_pass_gives_the_same_module_again_and_after_a_kill(tmp_path: Path) -
         ("kl=0.1 mb=1", BadOption),
         ("kl=0.1 candidates=[int4-g64-a8]", BadOption),
         ("kl=0.1 candidates=[int4-g64-a8,int4-g64-a8]", BadOption),
+        ("kl=0.1 candidates=[int8-g64-a8,fp8-tensor-static]", BadOption),
         ("kl=0.1 part=head", BadOption),
         ("kl=0.1 candidates=[int4-g128-a8,int8-g64-a8]", GroupSize),
     ],
