@@ -306,16 +306,6 @@ class NoCalibration(OptccError):
     code = "E403"
 
 
-class LimitUnreachable(OptccError):
-    """No mixture of the schemes meets the limit.
-
-    `quantize.search` was given a KL that the best of its schemes exceed, or a size that the smallest don't get under.
-    The message says what can be reached: move the limit there, or add a scheme to `candidates`.
-    """
-
-    code = "E406"
-
-
 # --- backends ----------------------------------------------------------------------------------------------------
 
 

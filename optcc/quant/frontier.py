@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optcc.errors import LimitUnreachable
+from optcc.errors import BadOption
 from optcc.quant.knapsack import choose
 from optcc.quant.mixture import Mixture, mixture_bytes
 from optcc.quant.sensitivity import Sensitivities, Trial, Watch
@@ -76,12 +76,12 @@ class Frontier:
         """The mixture of least modelled KL whose weights, plain ones included, take at most so many bytes.
 
         Raises:
-            LimitUnreachable: even the smallest mixture takes more.
+            BadOption: even the smallest mixture takes more.
         """
         smallest = self.plain + sum(int(min(sizes)) for sizes in self.sizes)
         picks = choose(self.kl, self.sizes, limit - self.plain) if limit > self.plain else None
         if picks is None:
-            raise LimitUnreachable(
+            raise BadOption(
                 f"weights of at most {limit / 1e6:.1f} MB: the smallest mixture of {', '.join(self.names)} takes "
                 f"{smallest / 1e6:.1f} MB"
             )
@@ -91,11 +91,11 @@ class Frontier:
         """The smallest mixture found whose measured KL is at most `limit`, in nats per row.
 
         Raises:
-            LimitUnreachable: even the mixture of least sensitivity has more.
+            BadOption: even the mixture of least sensitivity has more.
         """
         best = self.measure("least KL", [row.index(min(row)) for row in self.kl])
         if best.kl > limit:
-            raise LimitUnreachable(
+            raise BadOption(
                 f"a KL of at most {limit:g} nats per token: the best of {', '.join(self.names)} has {best.kl:.3g}"
             )
         modelled, low, high = limit, 0.0, float("inf")
