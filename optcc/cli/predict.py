@@ -69,7 +69,7 @@ def predict(model: str, recipe: Recipe, plan: Plan, backend: Backend, watch: Pro
     watch.stage("preflight")
     preflight(module, backend, plan.stages["quantize"], recipe.base)
     promised = {i.name: i for i in intents(plan.stages["quantize"], module, recipe.base)}
-    packed = sum(i.values + i.scales for i in promised.values())
+    packed = sum(i.most_bytes for i in promised.values())
     plain = sum(module.weights.nbytes(name) for name in module.weights if name not in promised)
     largest = max((module.weights.nbytes(name) for name in module.weights), default=0)
     files = _tokenizer_bytes(source.directory)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from optcc.cli.accuracy_table import print_accuracy
 from optcc.cli.common import human_bytes
-from optcc.cli.display import bytes_delta, human_seconds, new_table, section, spread, times
+from optcc.cli.display import bytes_delta, human_seconds, new_table, number, section, spread, times
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 STATUS = {"ok": "green", "failed": "red", "undecided": "yellow", "unchecked": "yellow"}
+_LONGEST_TABLE = 24
+"""Rows of a pass's own table that are printed."""
 _NAMES = {
     "attentions": "attention",
     "rms_norms": "RMS norm",
@@ -27,6 +29,7 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
     """Everything a compile found out, in at most 100 columns."""
     print_header(console, report)
     print_passes(console, report)
+    print_tables(console, report["passes"])
     fusions = [f for f in report["fusions"] if f["expected"] or f["found"]]
     if fusions:
         section(console, "operators the configuration implies, and those found", _fusions(fusions))
@@ -93,6 +96,38 @@ def passes_table(rows: Sequence[Mapping[str, Any]], weight_bytes: int) -> Table:
         )
         nodes, weight_bytes = row["nodes"], row["weight_bytes"]
     return table
+
+
+def print_tables(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What passes measured, where it fits on a screen; the report keeps the longer tables."""
+    for row in rows:
+        for name, measured in row.get("tables", {}).items():
+            title = f"{row['step'].partition('{')[0]}: {name}"
+            if len(measured) > _LONGEST_TABLE:
+                console.print(f"{title}: {len(measured)} rows in report/report.json", style="dim")
+                console.print()
+            elif measured:
+                section(console, title, _measured(measured))
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> Table:
+    numeric = {key for key, value in rows[0].items() if _is_number(value)}
+    table = new_table(*(f">{key}" if key in numeric else key for key in rows[0]))
+    for row in rows:
+        table.add_row(
+            *(_cell(value) for value in row.values()), style="bold" if row.get("chosen") is True else ""
+        )
+    return table
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "✓" if value else ""
+    return number(float(value)) if isinstance(value, int | float) else str(value)
 
 
 def what_it_did(row: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from optcc.compile.calibrate import calibration
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
-from optcc.compile.ledger import Intent, Ledger, balance, intents
+from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
@@ -152,6 +152,7 @@ class Job:
                 )
             ctx.scratch = self.cache.scratch(keys[index + 1])
             run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
+            self.intents = settle(self.intents, module)
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))
         if done <= canonical == len(steps):

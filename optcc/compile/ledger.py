@@ -5,8 +5,8 @@ A compile that quantized less than it was told to has failed; it doesn't succeed
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from optcc.ir.pattern import normalized
 from optcc.pm.passes import Pass
 from optcc.quant.kv import KvFormat
 from optcc.quant.select import Selected
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe.schemes import Scheme
 
 _PARTS = (".packed", ".scale", ".zero", ".tensor_scale")
@@ -30,15 +30,22 @@ class Intent:
 
     Attributes:
         name: the weight before quantization.
-        scheme: how it is to be stored.
+        scheme: how it is to be stored; empty while a pass that searches has not decided.
         values: bytes of its packed values.
         scales: bytes of its scales and zero points.
+        choices: bytes of values and of scales by scheme, where the pass decides.
     """
 
     name: str
     scheme: str
     values: int
     scales: int
+    choices: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def most_bytes(self) -> int:
+        """What the weight takes; while nothing is decided, what it takes at most."""
+        return max([self.values + self.scales, *(sum(parts) for parts in self.choices.values())])
 
 
 @dataclass(frozen=True)
@@ -102,23 +109,48 @@ class Ledger:
         return {**asdict(self), "schemes": [asdict(s) for s in self.schemes]}
 
 
-def intent(selected: Selected, scheme: Scheme) -> Intent:
-    """What a scheme makes of a weight, in bytes."""
-    rows, width = selected.shape
-    return Intent(selected.name, scheme.name, *scheme.weight.bytes(rows, width))
+def intent(selected: Selected, schemes: Collection[Scheme]) -> Intent:
+    """What a scheme makes of a weight, in bytes; with several schemes, what each would."""
+    choices = {scheme.name: scheme.weight.bytes(*selected.shape) for scheme in schemes}
+    if len(choices) == 1:
+        ((name, parts),) = choices.items()
+        return Intent(selected.name, name, *parts)
+    return Intent(selected.name, "", 0, 0, choices)
 
 
 def intents(steps: Iterable[Pass], module: Module, base: Path) -> list[Intent]:
     """What the passes of the quantize stage will make of a canonical module.
 
-    Raises what `WeightPass.select` raises.
+    Raises what `PackingPass.select` raises.
     """
     found: list[Intent] = []
     for step in steps:
-        if isinstance(step, WeightPass):
-            scheme, taken = step.load(base), {i.name for i in found}
-            found += [intent(s, scheme) for s in step.select(module, base, taken)]
+        if isinstance(step, PackingPass):
+            schemes, taken = step.schemes(base).values(), {i.name for i in found}
+            found += [intent(s, schemes) for s in step.select(module, base, taken)]
     return found
+
+
+def settle(intents: Sequence[Intent], module: Module) -> list[Intent]:
+    """The intents with what the passes that have run decided, as the module's `schemes` say.
+
+    Raises:
+        LedgerMismatch: a pass took a scheme it was not offered.
+    """
+    record = module.attrs.get("schemes")
+    decided = record if isinstance(record, dict) else {}
+    return [_settled(i, decided.get(i.name)) if i.choices and not i.scheme else i for i in intents]
+
+
+def _settled(intent: Intent, scheme: object) -> Intent:
+    if scheme is None:
+        return intent
+    if not isinstance(scheme, str) or scheme not in intent.choices:
+        raise LedgerMismatch(
+            f"{intent.name} is stored as {scheme}, which is none of {', '.join(intent.choices)}"
+        )
+    values, scales = intent.choices[scheme]
+    return replace(intent, scheme=scheme, values=values, scales=scales, choices={})
 
 
 def balance(
@@ -140,8 +172,14 @@ def balance(
         kv: what keys and values were to be cached as; None for the model's own type.
 
     Raises:
-        LedgerMismatch: more or fewer bytes than a scheme says, or a cache of another type.
+        LedgerMismatch: more or fewer bytes than a scheme says, a cache of another type, or weights that were to be
+            quantized and weren't.
     """
+    if left := [i.name for i in intents if not i.scheme]:
+        raise LedgerMismatch(
+            f"{len(left)} weights ({', '.join(left[:3])}, …) were to be quantized, and no pass did",
+            where=str(path),
+        )
     schemes = by_scheme(intents)
     held = _held(module)
     for scheme in sorted({s.scheme for s in schemes} | held.keys()):

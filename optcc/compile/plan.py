@@ -13,7 +13,7 @@ from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.text import parse_pipeline
 from optcc.quant.kv import KV_LIMITS, KvFormat, KvPass
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import Recipe, Scheme
 
 
@@ -49,11 +49,15 @@ class Plan:
         raise IndexError(index)
 
     def schemes(self, base: Path) -> dict[str, Scheme]:
-        """The schemes that weights are packed in, by the name the recipe gives; in order.
+        """The schemes that weights are or may be packed in, by the name the recipe gives; in order.
 
-        Raises UnknownScheme, RecipeSyntax, RecipeField.
+        Raises UnknownScheme, RecipeSyntax, RecipeField, BadOption.
         """
-        return {p.scheme: p.load(base) for p in self.stages["quantize"] if isinstance(p, WeightPass)}
+        found: dict[str, Scheme] = {}
+        for step in self.stages["quantize"]:
+            if isinstance(step, PackingPass):
+                found |= step.schemes(base)
+        return found
 
     def kv(self) -> KvFormat | None:
         """What keys and values are cached as; None for the model's own type. Raises BadOption."""

@@ -10,7 +10,7 @@ from optcc.ir.module import Module, source_of
 from optcc.pm.context import Context
 from optcc.pm.passes import Pass
 from optcc.quant.kv import KvPass
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import PackingPass
 
 _SHOWN = 12
 
@@ -33,7 +33,7 @@ def preflight(module: Module, backend: Backend, quantize: tuple[Pass, ...], base
     problems: list[OptccError] = []
     taken: set[str] = set()
     for step in quantize:
-        if isinstance(step, WeightPass):
+        if isinstance(step, PackingPass):
             try:
                 taken |= {s.name for s in step.select(module, base, taken)}
             except OptccError as error:

@@ -51,14 +51,14 @@ def interpret(
     missing = [n.name for n in module.inputs(graph) if n.name not in inputs]
     if missing:
         raise PreconditionFailed(f"graph {graph} needs the input {missing[0]}")
-    last = _last_uses(module.graphs[graph])
+    last = last_uses(module.graphs[graph])
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for node in nodes:
             if node.op == "output":
                 results = fx.map_arg(node.args[0], lambda n: values[n])
                 return dict(zip(module.output_names(graph), results, strict=True))
-            values[node] = _run(module, node, values, inputs, (calls or {}).get(node))
+            values[node] = run_node(module, node, values, inputs, (calls or {}).get(node))
             if observe is not None:
                 observe(node, values[node])
             for done in last.get(node, ()):
@@ -66,13 +66,14 @@ def interpret(
     raise PreconditionFailed(f"graph {graph} has no output")
 
 
-def _run(
+def run_node(
     module: Module,
     node: fx.Node,
-    values: dict[fx.Node, Any],
+    values: Mapping[fx.Node, Any],
     inputs: Mapping[str, Tensor],
-    call: Callable[..., Any] | None,
+    call: Callable[..., Any] | None = None,
 ) -> Any:
+    """The value of one node, given those of its operands; `call` stands in for what it calls or reads."""
     if node.op == "placeholder":
         return inputs[node.name]
     if node.op == "get_attr":
@@ -84,7 +85,7 @@ def _run(
     return target(*args, **kwargs)
 
 
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     """For each node, the values nobody needs after it."""
     last: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:

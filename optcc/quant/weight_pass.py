@@ -1,8 +1,8 @@
-"""What all passes that pack weights have in common: a scheme, and which weights it is for."""
+"""What all passes that pack weights have in common: which weights they are for, and in which schemes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,47 @@ from optcc.recipe.schemes import Scheme, load_scheme
 
 
 @dataclass(frozen=True)
-class WeightPass(Pass):
-    """A pass that stores weights in a scheme.
+class PackingPass(Pass):
+    """A pass that stores weights in schemes, as preflight, the ledger and the limits know it before it has run."""
+
+    def schemes(self, base: Path) -> dict[str, Scheme]:
+        """The schemes a weight may be stored in, by the name the recipe gives. With several, the pass decides.
+
+        Raises UnknownScheme, RecipeSyntax, RecipeField.
+        """
+        raise TypeError(f"{type(self).__name__} does not define schemes()")
+
+    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
+        """The weights this pass packs.
+
+        Args:
+            module: canonical; not changed.
+            base: directory of the recipe.
+            taken: weights that an earlier pass of the pipeline will have packed by then.
+
+        Raises:
+            GroupSize, BadOption, UnknownScheme: as `select_weights` and `load_scheme`.
+        """
+        raise TypeError(f"{type(self).__name__} does not define select()")
+
+    def note_schemes(self, module: Module, selected: Sequence[Selected], scheme: Scheme) -> None:
+        """Write down in the module what the weights are stored as; backends' ledgers and exports read it."""
+        if not selected:
+            return
+        record = module.attrs.setdefault("schemes", {})
+        assert isinstance(record, dict)
+        record.update({s.name: scheme.name for s in selected})
+
+
+def check_part(part: str) -> None:
+    """Raise BadOption unless it is of PARTS."""
+    if part not in PARTS:
+        raise BadOption(f"part: there is no part {part!r}", hint=nearest(part, list(PARTS)))
+
+
+@dataclass(frozen=True)
+class WeightPass(PackingPass):
+    """A pass that stores weights in one scheme.
 
     Several of them in a row share the work: each takes what it selects of the weights that are still plain.
 
@@ -36,20 +75,17 @@ class WeightPass(Pass):
         """The scheme. Raises UnknownScheme, RecipeSyntax, RecipeField."""
         return load_scheme(self.scheme, base)
 
-    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
-        """The weights this pass packs.
+    def schemes(self, base: Path) -> dict[str, Scheme]:
+        """The one scheme."""
+        return {self.scheme: self.load(base)}
 
-        Args:
-            module: canonical; not changed.
-            base: directory of the recipe.
-            taken: weights that an earlier pass of the pipeline will have packed by then.
+    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
+        """As `PackingPass.select`.
 
         Raises:
-            GroupSize, BadOption, UnknownScheme: as `select_weights` and `load_scheme`.
-            BadOption: the scheme wants static activations, and this pass calibrates nothing.
+            BadOption: also when the scheme wants static activations, and this pass calibrates nothing.
         """
-        if self.part not in PARTS:
-            raise BadOption(f"part: there is no part {self.part!r}", hint=nearest(self.part, list(PARTS)))
+        check_part(self.part)
         scheme = self.load(base)
         if scheme.activation and scheme.activation.static and not self.calibrates:
             raise BadOption(
@@ -64,11 +100,3 @@ class WeightPass(Pass):
         """A scheme of the user's own."""
         path = base / self.scheme
         return (path,) if path.is_file() else ()
-
-    def note_schemes(self, module: Module, selected: list[Selected], scheme: Scheme) -> None:
-        """Write down in the module what the weights are stored as; backends' ledgers and exports read it."""
-        if not selected:
-            return
-        record = module.attrs.setdefault("schemes", {})
-        assert isinstance(record, dict)
-        record.update({s.name: scheme.name for s in selected})

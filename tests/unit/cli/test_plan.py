@@ -12,7 +12,7 @@ from optcc.pm.instruments import PassRecord
 from tests.unit.cli.conftest import Cli
 
 
-@pytest.mark.parametrize("preset", ["cpu-fp32", "cpu-int8"])
+@pytest.mark.parametrize("preset", ["cpu-fp32", "cpu-int8", "cpu-mixed"])
 def test_pipeline_text_parses_back(preset: str, cli: Cli) -> None:
     data = cli("plan", preset, "--json").data
     steps = [str(step) for step in parse_pipeline(data["pipeline"])]
