@@ -99,7 +99,7 @@ def _jacobsthal(q: int) -> Tensor:
 
 
 def _paley_first(q: int) -> Tensor:
-    """q = 3 mod 4: I + S with S skew-symmetric, order q + 1."""
+    """For q = 3 mod 4: I + S with S skew-symmetric, order q + 1."""
     table = torch.ones(q + 1, q + 1, dtype=torch.float64)
     table[1:, 0] = -1.0
     table[1:, 1:] = _jacobsthal(q) + torch.eye(q, dtype=torch.float64)
@@ -107,7 +107,7 @@ def _paley_first(q: int) -> Tensor:
 
 
 def _paley_second(q: int) -> Tensor:
-    """q = 1 mod 4: every entry of a symmetric conference matrix becomes a block of 2 x 2, order 2 (q + 1)."""
+    """For q = 1 mod 4: each entry of a symmetric conference matrix becomes a block of 2 x 2, order 2 (q + 1)."""
     conference = torch.ones(q + 1, q + 1, dtype=torch.float64)
     conference[0, 0] = 0.0
     conference[1:, 1:] = _jacobsthal(q)

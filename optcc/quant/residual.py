@@ -10,13 +10,13 @@ commutes with Q, and linears absorb it. Source: Ashkboos et al., "SliceGPT", 202
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
 
-from optcc.ir.module import Module, source_of
+from optcc.ir.module import Module
 
 aten = torch.ops.aten
 _LINEAR, _EMBEDDING = aten.linear.default, aten.embedding.default
@@ -51,7 +51,7 @@ class Residual:
         writers: linears whose result is added to it.
         tables: embeddings whose rows are added to it.
         constants: weights [..., D] that are added to it.
-        refused: why it can't be rotated, with the nodes; empty if it can.
+        refused: why it can't be rotated, and the nodes with each reason; empty if it can.
     """
 
     width: int
@@ -60,7 +60,7 @@ class Residual:
     writers: tuple[fx.Node, ...]
     tables: tuple[fx.Node, ...]
     constants: tuple[fx.Node, ...]
-    refused: tuple[str, ...]
+    refused: Mapping[str, tuple[fx.Node, ...]]
 
     @property
     def centered(self) -> bool:
@@ -74,11 +74,10 @@ class _Search:
 
     width: int
     values: dict[fx.Node, None] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
+    refused: dict[str, tuple[fx.Node, ...]] = field(default_factory=dict)
 
     def refuse(self, node: fx.Node, why: str) -> None:
-        place = source_of(node)
-        self.refused.append(f"%{node.name} {why}" + (f" ({place})" if place else ""))
+        self.refused[why] = (*self.refused.get(why, ()), node)
 
 
 def find_residual(module: Module) -> Residual | None:
@@ -118,8 +117,7 @@ def _flood(seeds: list[fx.Node]) -> _Search:
         search.values[value] = None
         pending += _same_space(value)
         pending += [user for user in value.users if value in _same_space(user)]
-    order = {node: i for i, node in enumerate(seeds[0].graph.nodes)}
-    search.values = dict.fromkeys(sorted(search.values, key=order.__getitem__))
+    search.values = {node: None for node in seeds[0].graph.nodes if node in search.values}
     return search
 
 
@@ -184,11 +182,11 @@ def _describe(search: _Search) -> Residual:
             else:
                 search.refuse(user, "reads the residual stream and is neither a norm nor a linear")
     found = Residual(
-        search.width, tuple(norms), tuple(readers), tuple(writers), tuple(tables), tuple(constants), ()
+        search.width, tuple(norms), tuple(readers), tuple(writers), tuple(tables), tuple(constants), {}
     )
     _refuse_mixed_norms(found, search)
     _refuse_shared_weights(found, search)
-    return replace(found, refused=tuple(search.refused))
+    return replace(found, refused=dict(search.refused))
 
 
 def _why_not_writer(node: fx.Node) -> str:
@@ -212,7 +210,7 @@ def _norm_readers(norm: fx.Node, search: _Search) -> Iterator[fx.Node]:
             elif user.target not in _SUMS and value in _same_space(user):
                 pending.append(user)
             else:
-                search.refuse(user, f"reads the norm %{norm.name} and is not a linear")
+                search.refuse(user, "reads a norm of the residual stream and is not a linear")
 
 
 def _refuse_mixed_norms(found: Residual, search: _Search) -> None:
@@ -237,7 +235,9 @@ def _refuse_shared_weights(found: Residual, search: _Search) -> None:
         weight = node.args[place]
         assert isinstance(weight, fx.Node)
         if weight.op != "get_attr":
-            search.refuse(node, "reads a weight that is computed or already quantized; rotate before quantizing")
+            search.refuse(
+                node, "reads a weight that is computed or already quantized; rotate before quantizing"
+            )
             return
         roles = uses.setdefault(weight, {})
         roles[role] = roles.get(role, 0) + 1

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from optcc.errors import BadOption, PreconditionFailed
 from optcc.ir.builder import Builder
-from optcc.ir.module import Module
+from optcc.ir.module import Module, source_of
 from optcc.pm.context import Context
 from optcc.pm.passes import Pass
 from optcc.quant.orthogonal import KINDS, draw_rotation
@@ -17,7 +17,6 @@ from optcc.quant.residual import LAYER_NORM, Reader, Residual, find_residual
 
 _RMS_NORM, _LINEAR = torch.ops.optcc.rms_norm.default, torch.ops.aten.linear.default
 _ROWS_AT_ONCE = 8192
-_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -79,12 +78,20 @@ def _require(module: Module) -> Residual:
             hint="leave quantize.rotate out for this model",
         )
     if stream.refused:
-        more = f"; and {len(stream.refused) - _SHOWN} more" if len(stream.refused) > _SHOWN else ""
+        first = next(iter(stream.refused.values()))[0]
         raise PreconditionFailed(
-            "quantize.rotate: the residual stream can't be rotated: " + "; ".join(stream.refused[:_SHOWN]) + more,
+            "quantize.rotate: the residual stream can't be rotated: "
+            + "; ".join(f"{_names(nodes)} {why}" for why, nodes in stream.refused.items()),
+            where=source_of(first),
             hint="leave quantize.rotate out for this model",
         )
     return stream
+
+
+def _names(nodes: tuple[fx.Node, ...]) -> str:
+    first = nodes[0]
+    name = f"@{first.target}" if first.op == "get_attr" else f"%{first.name}"
+    return name + (f" (and {len(nodes) - 1} like it)" if len(nodes) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,7 @@ class _Rotator:
                 self._multiply(table.args[0], self.matrix if table.args[0] in tied else write)
             if table.args[0] in tied and self.stream.centered:
                 self._center(table)
-        for norm in self.stream.norms:
-            self._clear(norm)
+        self._clear_norms()
         self.module.tidy()
 
     def _without_mean(self, rows: Tensor) -> Tensor:
@@ -182,30 +188,33 @@ class _Rotator:
         for user in users:
             user.replace_input_with(table, centered)
 
-    def _clear(self, norm: fx.Node) -> None:
-        """A norm without weight or bias: all ones, as `canonicalize.norm` writes it."""
-        eps = norm.args[2] if norm.target is _RMS_NORM else (norm.args[4] if len(norm.args) > 4 else 1e-5)
-        dtype = norm.meta["val"].dtype
-        build = Builder(self.module, norm)
+    def _clear_norms(self) -> None:
+        """Norms without weight or bias: all ones, as `canonicalize.norm` writes it; equal ones become one."""
+        order = {node: i for i, node in enumerate(self.module.graph.nodes)}
+        made: dict[tuple[object, object], fx.Node] = {}
+        for norm in sorted(self.stream.norms, key=order.__getitem__):
+            eps = norm.args[2] if norm.target is _RMS_NORM else (norm.args[4] if len(norm.args) > 4 else 1e-5)
+            key = (norm.args[0], eps)
+            if key not in made:
+                build = Builder(self.module, norm)
+                made[key] = build.call(
+                    _RMS_NORM, norm.args[0], self._ones(build, norm.meta["val"].dtype), eps
+                )
+            norm.replace_all_uses_with(made[key])
+
+    def _ones(self, build: Builder, dtype: torch.dtype) -> fx.Node:
         name = f"ones.{self.stream.width}.{str(dtype).removeprefix('torch.')}"
-        ones = (
-            build.weight(name)
-            if name in self.module.weights
-            else build.new_weight(name, torch.ones(self.stream.width, dtype=dtype))
-        )
-        if norm.target is _RMS_NORM and norm.args[1] is ones:
-            return
-        norm.replace_all_uses_with(build.call(_RMS_NORM, norm.args[0], ones, eps))
+        if name in self.module.weights:
+            return build.weight(name)
+        return build.new_weight(name, torch.ones(self.stream.width, dtype=dtype))
 
     def _affine(self, norm: fx.Node | None) -> tuple[Tensor, Tensor | None]:
         """A norm's weight, ones where it has none, and its bias; float64 [D]."""
-        places = (None, None)
+        places: list[object] = []
         if norm is not None:
-            places = norm.args[2:4] if norm.target is LAYER_NORM else (norm.args[1], None)
-        gain, shift = (
-            self.module.weights[_name(p)].double() if isinstance(p, fx.Node) else None
-            for p in (*places, None, None)[:2]
-        )
+            places = [*norm.args[2:4]] if norm.target is LAYER_NORM else [norm.args[1]]
+        found = [self.module.weights[_name(p)].double() if isinstance(p, fx.Node) else None for p in places]
+        gain, shift = [*found, None, None][:2]
         return (torch.ones(self.stream.width, dtype=torch.float64) if gain is None else gain), shift
 
     def _multiply(self, weight: object, matrix: Tensor) -> None:
