@@ -129,10 +129,13 @@ def make_latent(weight: Tensor, packed: PackedWeight, form: WeightFormat, device
     steps = decode_scale(scale, packed.tensor_scale)
     levels = to_groups(number.unpack(packed.packed), form)
     values = (levels if zero is None else levels - zero) * steps
-    pull = to_groups(weight.to(torch.float32), form) - values
-    near = values + pull.clamp(-_EDGE * steps, _EDGE * steps)
-    # Floating-point formats have levels closer than a step: what would round elsewhere starts on its level.
-    groups = torch.where(number.round(_scaled(near, steps, zero)) == levels, near, values)
+    exact = to_groups(weight.to(torch.float32), form)
+    near = values + (exact - values).clamp(-_EDGE * steps, _EDGE * steps)
+    groups = values
+    for start in (near, exact):
+        scaled = _scaled(start, steps, zero)
+        inside = (scaled >= number.lowest - _EDGE) & (scaled <= number.highest + _EDGE)
+        groups = torch.where((number.round(scaled) == levels) & inside, start, groups)
     tiny = torch.finfo(torch.float32).tiny
     log_scale = scale.to(torch.float32).clamp(min=tiny).log()
     made = Latent(

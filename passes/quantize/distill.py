@@ -36,7 +36,7 @@ class Distill(WeightPass):
     packed stays. A killed compile goes on where it was.
 
     Before: canonical; every linear is `aten.linear` on a weight. After: canonical; the same weights are packed as by
-    `start`, and the module's `distilled` says how many updates were made, and the held-out loss before and after.
+    `start`, and the module's `distilled` says how many updates were made and whether they were kept.
 
     Options:
         scheme: a scheme's name, or a YAML file relative to the recipe.
@@ -128,8 +128,7 @@ class Distill(WeightPass):
     def _record(self, module: Module, ctx: Context, outcome: Outcome, better: bool) -> None:
         record = module.attrs.setdefault("distilled", [])
         assert isinstance(record, list)
-        facts = {"steps": outcome.steps, "before": _digits(outcome.before), "after": _digits(outcome.after)}
-        record.append({**facts, "kept": better})
+        record.append({"steps": outcome.steps, "kept": better})
         ctx.table(
             "distillation",
             [{"step": i + 1, "loss": _digits(loss)} for i, loss in enumerate(outcome.losses)],
