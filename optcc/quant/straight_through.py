@@ -105,9 +105,10 @@ class Latent:
         return from_groups(rounded, self.rows, self.form)
 
     def pack(self) -> PackedWeight:
-        """The weight as it is stored."""
-        grid = self.grid()
-        return pack_levels(from_groups(grid.levels(self.groups.detach()), self.rows, self.form), grid)
+        """The weight as it is stored; on the CPU."""
+        zero, whole = (None if t is None else t.cpu() for t in (self.zero, self.tensor_scale))
+        grid = Grid(self.form, self.stored_scale().cpu(), zero, whole)
+        return pack_levels(from_groups(grid.levels(self.groups.detach().cpu()), self.rows, self.form), grid)
 
     def mean_step(self) -> float:
         """Mean distance of two levels: the unit of the learning rate."""

@@ -1,4 +1,4 @@
-"""Running a graph with gradients computes what the interpreter does, and its gradients are those of finite differences."""
+"""Running a graph with gradients computes what the interpreter does; gradients are those of finite differences."""
 
 from __future__ import annotations
 

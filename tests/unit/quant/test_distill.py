@@ -191,6 +191,17 @@ def test_minutes_become_steps() -> None:
     assert int(str(record[0]["steps"])) >= 1
 
 
+@pytest.mark.gpu
+def test_a_gpu_does_as_well() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    original, plain, module = decoder(), decoder(), decoder()
+    run_pipeline(plain, parse_pipeline("quantize.linear{scheme=int3-g64-asym}"), Context(), [Check()])
+    step = parse_pipeline("quantize.distill{scheme=int3-g64-asym steps=12 lr=0.01 device=cuda}")
+    run_pipeline(module, step, Context(calibration=data()), [Check()])
+    assert _kl(original, module) < 0.9 * _kl(original, plain)
+
+
 def _child(folder: Path) -> None:
     """Train, keep the state after every update, and print how many were made."""
     distill._SAVE_SECONDS = 0.0
