@@ -64,7 +64,7 @@ def predict(model: str, recipe: Recipe, plan: Plan, backend: Backend, watch: Pro
     before = module.weight_bytes()
     watch.stage("canonicalize")
     ctx = Context(backend.name, base=recipe.base)
-    for step in plan.stages["canonicalize"]:
+    for step in plan.pipeline.passes[: plan.preflight_at]:
         run_pass(module, step, ctx, [])
     watch.stage("preflight")
     preflight(module, backend, plan.stages["quantize"], recipe.base)

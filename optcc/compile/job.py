@@ -141,9 +141,9 @@ class Job:
         module, done = self._resume(keys, source)
         ctx = Context(backend.name, self.thread_count, base=self.recipe.base, progress=self.progress.step)
         instruments = self._instruments()
-        canonical = len(plan.stages["canonicalize"])
+        ready = plan.preflight_at
         for index in range(done, len(steps)):
-            if index == canonical:
+            if index == ready:
                 self._preflight(module, backend, plan)
             self.stage(plan.stage_of(index))
             if steps[index].calibrates and ctx.calibration is None:
@@ -155,7 +155,7 @@ class Job:
             self.intents = settle(self.intents, module)
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))
-        if done <= canonical == len(steps):
+        if done <= ready == len(steps):
             self._preflight(module, backend, plan)
         return module
 

@@ -48,6 +48,15 @@ class Plan:
             index -= len(passes)
         raise IndexError(index)
 
+    @property
+    def preflight_at(self) -> int:
+        """How many passes run before preflight: canonicalize, and what stands before the first that packs weights.
+
+        Such a pass (`quantize.rotate`) may add weights, and preflight must see all that will be packed.
+        """
+        packing = (i for i, p in enumerate(self.stages["quantize"]) if isinstance(p, PackingPass))
+        return len(self.stages["canonicalize"]) + next(packing, 0)
+
     def schemes(self, base: Path) -> dict[str, Scheme]:
         """The schemes that weights are or may be packed in, by the name the recipe gives; in order.
 

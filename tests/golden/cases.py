@@ -143,7 +143,7 @@ def signature(module: Module) -> tuple[object, ...]:
 def run(case: Case) -> tuple[Module, Module]:
     """The module before, and after the pipeline with all checks on; passes that learn do so from its inputs."""
     before, after = build(case.before), build(case.before)
-    data = Calibration((inputs(after),), digest="golden", tokens=0)
+    data = Calibration((inputs(after),) * 2, digest="golden", tokens=0)
     run_pipeline(after, parse_pipeline(case.pipeline), Context(calibration=data), [Check()])
     return before, after
 

@@ -14,21 +14,25 @@ def pack_fields(fields: Tensor, bits: int) -> Tensor:
     """Integers 0..2^bits-1 [..., K] -> uint8 [..., K*bits/8]; K*bits must be whole bytes."""
     if bits in (1, 2, 4, 8):
         each = 8 // bits
-        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=fields.device)
         return _join(fields.to(torch.uint8).unflatten(-1, (-1, each)) << shifts)
-    places = torch.arange(bits, dtype=torch.uint8)
+    places = torch.arange(bits, dtype=torch.uint8, device=fields.device)
     stream = ((fields.to(torch.uint8).unsqueeze(-1) >> places) & 1).flatten(-2)
-    return _join(stream.unflatten(-1, (-1, 8)) << torch.arange(8, dtype=torch.uint8))
+    return _join(stream.unflatten(-1, (-1, 8)) << torch.arange(8, dtype=torch.uint8, device=fields.device))
 
 
 def unpack_fields(packed: Tensor, bits: int) -> Tensor:
     """uint8 [..., K*bits/8] -> uint8 [..., K] of integers 0..2^bits-1."""
     if bits in (1, 2, 4, 8):
-        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
         fields: Tensor = ((packed.unsqueeze(-1) >> shifts) & ((1 << bits) - 1)).flatten(-2)
         return fields
-    stream = ((packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1).flatten(-2)
-    return _join(stream.unflatten(-1, (-1, bits)) << torch.arange(bits, dtype=torch.uint8))
+    stream = ((packed.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1).flatten(
+        -2
+    )
+    return _join(
+        stream.unflatten(-1, (-1, bits)) << torch.arange(bits, dtype=torch.uint8, device=packed.device)
+    )
 
 
 def _join(parts: Tensor) -> Tensor:

@@ -59,14 +59,14 @@ class E2M1:
     def _index(self, values: Tensor) -> Tensor:
         """Index of the nearest magnitude, uint8."""
         size = values.abs()
-        index = torch.zeros(values.shape, dtype=torch.uint8)
+        index = torch.zeros(values.shape, dtype=torch.uint8, device=values.device)
         for below, middle in enumerate(_MIDDLES):
             index += (size >= middle) if below % 2 else (size > middle)
         return index
 
     def round(self, values: Tensor) -> Tensor:
         """Nearest level, ties to even."""
-        return torch.tensor(_MAGNITUDES)[self._index(values).int()].copysign(values)
+        return torch.tensor(_MAGNITUDES, device=values.device)[self._index(values).int()].copysign(values)
 
     def pack(self, levels: Tensor) -> Tensor:
         """The sign is the highest of the four bits; zero keeps its sign."""
@@ -74,7 +74,7 @@ class E2M1:
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Levels as float32."""
-        levels = torch.tensor((*_MAGNITUDES, *(-m for m in _MAGNITUDES)))
+        levels = torch.tensor((*_MAGNITUDES, *(-m for m in _MAGNITUDES)), device=packed.device)
         return levels[unpack_fields(packed, self.bits).int()]
 
     def packed_width(self, width: int) -> int:
