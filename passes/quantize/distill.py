@@ -65,8 +65,8 @@ class Distill(WeightPass):
     steps: int = 200
     minutes: float = 0.0
     windows: int = 1
-    lr: float = 0.01
-    scale_lr: float = 0.0005
+    lr: float = 0.001
+    scale_lr: float = 0.0003
     seed: int = 0
     device: str = "cpu"
 
