@@ -68,7 +68,12 @@ class Exported:
 
     def to_json(self) -> Json:
         """Plain data."""
-        return {**vars(self), "directory": str(self.directory), "schemes": dict(self.schemes), "plain": list(self.plain)}
+        return {
+            **vars(self),
+            "directory": str(self.directory),
+            "schemes": dict(self.schemes),
+            "plain": list(self.plain),
+        }
 
 
 def export_hf(
@@ -95,7 +100,9 @@ def export_hf(
     quantized = {w.name: w for w in stored_weights(module)}
     plain = plain_weights(module)
     bones = skeleton(config, set(quantized) | set(plain))
-    opened = {n for n, w in quantized.items() if vocabulary == "plain" and (w.embedding or n in bones.vocabulary)}
+    opened = {
+        n for n, w in quantized.items() if vocabulary == "plain" and (w.embedding or n in bones.vocabulary)
+    }
     _refuse_strangers(module, bones, quantized, plain)
     packed = [w for n, w in quantized.items() if n not in opened]
     chosen = _choose(module, packed, format)
@@ -173,12 +180,20 @@ def _choose(module: Module, weights: Sequence[StoredWeight], wanted: str | None)
     if wanted != modelopt.NAME and not problems and not inexact:
         return _Compressed({n: s for n, s in shapes.items() if isinstance(s, compressed.Shape)})
     if wanted != compressed.NAME and not strange and weights:
-        return _Modelopt({n: a for n, a in algorithms.items() if a}, {w.module: w.form.group for w in weights})
+        return _Modelopt(
+            {n: a for n, a in algorithms.items() if a}, {w.module: w.form.group for w in weights}
+        )
     name = next(iter(problems), strange[0] if strange else str(inexact))
     if wanted == modelopt.NAME:
-        why = f"{next(w for w in weights if w.module == strange[0]).form}" if strange else "there is nothing quantized"
+        why = (
+            f"{next(w for w in weights if w.module == strange[0]).form}"
+            if strange
+            else "there is nothing quantized"
+        )
         hint = f"it has {', '.join(modelopt.ALGORITHMS)}; --format compressed-tensors holds more"
-        raise ExportRefused(f"modelopt's format has no spelling for {why}", where=strange[0] if strange else None, hint=hint)
+        raise ExportRefused(
+            f"modelopt's format has no spelling for {why}", where=strange[0] if strange else None, hint=hint
+        )
     if problems:
         raise ExportRefused(f"no checkpoint format holds {problems[name]}", where=name)
     raise ExportRefused(
@@ -200,7 +215,9 @@ def _refuse_strangers(
             f"{len(missing)} weights were changed into something else: {', '.join(missing[:3])}",
             hint="a pass folded or transposed them, and the checkpoint format holds the model's own weights only",
         )
-    parts = {f"{w.held}.{part}" for w in quantized.values() for part in ("packed", "scale", "zero", "tensor_scale")}
+    parts = {
+        f"{w.held}.{part}" for w in quantized.values() for part in ("packed", "scale", "zero", "tensor_scale")
+    }
     parts |= {w.rounding.scale for w in quantized.values() if w.rounding and w.rounding.scale}
     known = parts | set(bones.parameters) | set(bones.buffers)
     # Stacks of biases of which one was missing hold zeros without a name.

@@ -16,8 +16,7 @@ from torch import Tensor
 from optcc.export.stored import StoredWeight
 from optcc.export.tensors import OutTensor
 from optcc.frontend.quantized.modelopt import ALGORITHMS, Algorithm
-from optcc.ir.formats import SCALES, unpack_fields
-from optcc.ir.formats import find_format
+from optcc.ir.formats import SCALES, find_format, unpack_fields
 from optcc.ir.module import Module
 
 NAME = "modelopt"

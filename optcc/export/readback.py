@@ -36,7 +36,9 @@ def compare(directory: Path, module: Module, weights: Sequence[StoredWeight]) ->
                 raise _differs(weight, f"has another {name}")
         given = weight.rounding.form if weight.rounding else None
         rule = item.activation
-        if (rule and (rule.format, rule.group, rule.static)) != (given and (given.type, given.group, given.static)):
+        if (rule and (rule.format, rule.group, rule.static)) != (
+            given and (given.type, given.group, given.static)
+        ):
             raise _differs(weight, "rounds its input in another way")
     return len(weights)
 

@@ -84,7 +84,9 @@ class StoredWeight:
 
     def dequantized(self, module: Module) -> Tensor:
         """Its values, float32 [O, K]."""
-        packed, scale, zero, whole = (self.part(module, n) for n in ("packed", "scale", "zero", "tensor_scale"))
+        packed, scale, zero, whole = (
+            self.part(module, n) for n in ("packed", "scale", "zero", "tensor_scale")
+        )
         assert packed is not None
         assert scale is not None
         layout = (self.form.type, self.form.group, self.form.rows)
@@ -119,9 +121,8 @@ def plain_weights(module: Module) -> dict[str, tuple[str, slice | None]]:
 
 def _stacks(module: Module) -> dict[str, list[tuple[str, int]]]:
     """Name of a stacked weight -> names and rows of what it was made of."""
-    entry = module.attrs.get("stacked", {})
-    assert isinstance(entry, dict)
-    return {str(k): [(str(n), int(r)) for n, r in v] for k, v in entry.items()}  # type: ignore[union-attr,misc]
+    entry: Any = module.attrs.get("stacked", {})
+    return {str(k): [(str(n), int(r)) for n, r in v] for k, v in entry.items()}
 
 
 def _pieces(module: Module, weight: StoredWeight) -> Iterator[StoredWeight]:
@@ -136,9 +137,7 @@ def _joined(a: StoredWeight, b: StoredWeight) -> StoredWeight:
     if a.linear and b.linear and a.rounding != b.rounding:
         raise ExportRefused(f"two linears read {a.name} and round their inputs in different ways")
     rounding = a.rounding if a.linear else b.rounding
-    return replace(
-        a, rounding=rounding, linear=a.linear or b.linear, embedding=a.embedding or b.embedding
-    )
+    return replace(a, rounding=rounding, linear=a.linear or b.linear, embedding=a.embedding or b.embedding)
 
 
 def _read_by(node: fx.Node) -> Iterator[StoredWeight]:
@@ -188,7 +187,9 @@ def _rounding(x: Any) -> Rounding | None:
     if values.target is _STATIC:
         _, scale, zero, kind = normalized(values)[0]
         if zero is not None:
-            raise ExportRefused("activations with zero points are in no checkpoint format that is written here")
+            raise ExportRefused(
+                "activations with zero points are in no checkpoint format that is written here"
+            )
         return Rounding(ActivationFormat(kind, static=True), str(scale.target))
     pair = values.args[0] if values.op == "call_function" and values.args else None
     if not isinstance(pair, fx.Node) or pair.target is not _DYNAMIC:
@@ -196,4 +197,3 @@ def _rounding(x: Any) -> Rounding | None:
     _, kind, group, scale_type, whole = normalized(pair)[0]
     form = ActivationFormat(kind, group, scale_type)
     return Rounding(form, None if whole is None else str(whole.target))
-

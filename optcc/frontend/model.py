@@ -65,7 +65,9 @@ def read_weights(source: ModelSource) -> dict[str, WeightSource]:
     from optcc.frontend.quantized import read_quantized
 
     assert source.directory is not None
-    return read_quantized(source, read_directory(source.directory), read_config(source.directory / "config.json"))
+    return read_quantized(
+        source, read_directory(source.directory), read_config(source.directory / "config.json")
+    )
 
 
 def model_kind(config: Any) -> Kind:

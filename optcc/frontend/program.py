@@ -117,7 +117,8 @@ class PackedSource:
         """What a plain linear would multiply by, float32 [O, K]: order and factor are undone."""
         from optcc.ir.ops.quantized import dequantize
 
-        zero, whole = (part and part.stored() for part in (self.zero, self.tensor_scale))
+        zero = None if self.zero is None else self.zero.stored()
+        whole = None if self.tensor_scale is None else self.tensor_scale.stored()
         packed, scale = self.packed.stored(), self.scale.stored()
         values = dequantize(packed, scale, zero, whole, self.format, self.group, self.rows, torch.float32)
         if self.order is not None:

@@ -77,7 +77,7 @@ class Grid:
 def tensor_scale_of(largest: float, form: WeightFormat) -> Tensor | None:
     """The scale of a whole tensor whose largest magnitude is given; None where the format has one level of scales.
 
-    It is the reciprocal of a float32: checkpoints that hold the reciprocal (compressed-tensors) give it back to the bit.
+    It is the reciprocal of a float32: checkpoints that hold that one (compressed-tensors) give it back to the bit.
     """
     if not form.two_level:
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from optcc.ir.builder import Builder
-from optcc.ir.module import Module
+from optcc.ir.module import Json, Module
 from optcc.ir.pattern import normalized
 from optcc.ir.text import target_name
 
@@ -146,7 +146,7 @@ def _note_stack(module: Module, made: fx.Node, parts: Sequence[fx.Node | None], 
     record = module.attrs.get("stacked", {})
     assert isinstance(record, dict)
     names = ["" if part is None else str(part.target).removesuffix(".packed") for part in parts]
-    stack = [[name, count] for name, count in zip(names, rows, strict=True)]
+    stack: list[Json] = [[name, count] for name, count in zip(names, rows, strict=True)]
     module.attrs["stacked"] = {**record, str(made.target).removesuffix(".packed"): stack}
 
 

@@ -83,7 +83,7 @@ def _shared(module: Module, name: str, part: str, form: PackedSource, shared: di
 
 
 def _rounded(build: Builder, x: fx.Node, form: PackedSource, scale: str | None) -> fx.Node:
-    """x rounded as the checkpoint says, and back in its own type."""
+    """X rounded as the checkpoint says, and back in its own type."""
     rule, dtype = form.activation, x.meta["val"].dtype
     if rule is None:
         return x

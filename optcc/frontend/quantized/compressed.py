@@ -41,7 +41,14 @@ _FORMATS = (
     "mxfp8-quantized",
     "mixed-precision",
 )
-_PARTS = ("weight_packed", "weight", "weight_scale", "weight_zero_point", "weight_global_scale", "weight_shape")
+_PARTS = (
+    "weight_packed",
+    "weight",
+    "weight_scale",
+    "weight_zero_point",
+    "weight_global_scale",
+    "weight_shape",
+)
 _INPUT = ("input_scale", "input_global_scale", "input_zero_point", "weight_g_idx")
 _ORIGINAL = "compile the original model with a recipe of optcc"
 
@@ -83,7 +90,7 @@ def _found(tensors: Tensors, groups: Mapping[str, Any]) -> Found:
 
 
 def _number(kind: str, bits: int, packed: bool, tensors: Tensors) -> str:
-    """optcc's number format. Raises UnsupportedCheckpoint."""
+    """The number format here. Raises UnsupportedCheckpoint."""
     if kind == "int":
         return integer_format(bits, tensors.where) if packed else "int8"
     if bits not in (4, 8):
@@ -117,11 +124,11 @@ def _rule(tensors: Tensors, groups: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _granularity(weights: Mapping[str, Any], tensors: Tensors) -> tuple[int, int]:
     """(group, rows) as `optcc::dequantize` takes them."""
-    strategy, group = weights.get("strategy"), weights.get("group_size")
+    strategy, group = weights.get("strategy"), int(weights.get("group_size") or 0)
     if strategy is None:
-        strategy = "tensor" if group is None else "channel" if group == -1 else "group"
+        strategy = "tensor" if group == 0 else "channel" if group == -1 else "group"
     if strategy in ("group", "tensor_group"):
-        return int(group), 1
+        return group, 1
     if strategy == "block":
         rows, columns = weights["block_structure"]
         return int(columns), int(rows)

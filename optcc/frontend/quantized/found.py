@@ -116,7 +116,7 @@ def refuse(what: str, where: str, hint: str) -> UnsupportedCheckpoint:
 
 
 def integer_format(bits: int, where: str) -> str:
-    """optcc's format of integers of so many bits. Raises UnsupportedCheckpoint."""
+    """The format of integers of so many bits. Raises UnsupportedCheckpoint."""
     if bits not in INTEGERS:
         raise refuse(
             f"weights of {bits} bits have no format here",
@@ -128,7 +128,9 @@ def integer_format(bits: int, where: str) -> str:
 
 def without_lowest(packed: Tensor, module: str, where: str) -> Tensor:
     """Two-bit fields as the ternary format has them: -1, 0, 1. Raises UnsupportedCheckpoint when one is -2."""
-    pairs = packed & 0x55 | (packed >> 1) & 0x55  # a field of zero bits, which is level -2, gives a zero pair here
+    pairs = (
+        packed & 0x55 | (packed >> 1) & 0x55
+    )  # a field of zero bits, which is level -2, gives a zero pair here
     if bool((pairs != 0x55).any()):
         raise refuse(
             f"{module} has 2-bit weights with four levels; optcc's 2-bit format has -1, 0 and 1",

@@ -17,7 +17,9 @@ from optcc.frontend.program import ActivationRule
 from optcc.frontend.quantized.found import Config, Found, Parts, Stored, Tensors, modules_with, refuse
 from optcc.ir.formats import pack_fields
 
-_HINT = "export it with another configuration of modelopt, or compile the original model with a recipe of optcc"
+_HINT = (
+    "export it with another configuration of modelopt, or compile the original model with a recipe of optcc"
+)
 _USED = ("weight", "weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
 
 
@@ -93,9 +95,7 @@ def _shape(stored: tuple[int, ...], number: str) -> tuple[int, int]:
     return (rows, width * 2) if number == "e2m1" else (rows, width)
 
 
-def _read(
-    tensors: Tensors, algorithm: Algorithm, group: int, rows: int, shape: tuple[int, int]
-) -> Parts:
+def _read(tensors: Tensors, algorithm: Algorithm, group: int, rows: int, shape: tuple[int, int]) -> Parts:
     scale = tensors["weight_scale"]
     if scale.dtype == torch.uint8:
         scale = scale.view(torch.float8_e8m0fnu)

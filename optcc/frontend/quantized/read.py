@@ -42,7 +42,9 @@ def refuse_quantized(config: Mapping[str, object], where: str) -> None:
         )
 
 
-def read_quantized(source: ModelSource, stored: Stored, config: Mapping[str, object]) -> dict[str, WeightSource]:
+def read_quantized(
+    source: ModelSource, stored: Stored, config: Mapping[str, object]
+) -> dict[str, WeightSource]:
     """The tensors of a checkpoint with every quantized weight as one WeightSource.
 
     A weight's parts are rearranged into optcc's layout, not rounded, and kept in the cache; one weight is in memory at
