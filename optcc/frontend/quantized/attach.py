@@ -20,7 +20,7 @@ def round_inputs(module: Module, weights: Mapping[str, WeightSource]) -> None:
     """Put channel order, factor and rounding before the linears of packed weights, and write down what is packed.
 
     Linears that read the same value alike share the operators. `module.attrs["checkpoint"]` gets every packed weight
-    with its number format: the ledger's intents.
+    with what it is stored as: the ledger's intents. `module.attrs["schemes"]` says the same, as after a pass.
 
     Raises:
         UnsupportedCheckpoint: something that isn't a linear reads a weight whose channels are reordered.
@@ -28,7 +28,8 @@ def round_inputs(module: Module, weights: Mapping[str, WeightSource]) -> None:
     packed = {name: source.packed for name, source in weights.items() if source.packed is not None}
     if not packed:
         return
-    module.attrs["checkpoint"] = {name: form.format for name, form in sorted(packed.items())}
+    module.attrs["checkpoint"] = {name: _label(form) for name, form in sorted(packed.items())}
+    module.attrs["schemes"] = dict(module.attrs["checkpoint"])
     by_tensor = {f"{name}.packed": name for name in packed}
     made: dict[tuple[object, ...], fx.Node] = {}
     shared: dict[str, str] = {}
@@ -44,6 +45,13 @@ def round_inputs(module: Module, weights: Mapping[str, WeightSource]) -> None:
                 raise UnsupportedCheckpoint(
                     f"{user.target} reads {name}, whose channels are reordered or scaled", where=name
                 )
+
+
+def _label(form: PackedSource) -> str:
+    """What a weight is stored as, in words: `checkpoint-int4-g128`."""
+    size = "tensor" if form.rows == 0 else f"b{form.group}" if form.rows > 1 else f"g{form.group}"
+    zero = "" if form.zero is None else "-asym"
+    return f"checkpoint-{form.format}-{'channel' if size == 'g0' else size}{zero}"
 
 
 def _attach(

@@ -62,7 +62,7 @@ def read_quantized(
     """
     where = str(source.directory)
     entry = config.get("quantization_config")
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, Mapping) or not entry:
         _refuse_leftovers(stored, where)
         return dict(stored)
     refuse_quantized(config, where)
