@@ -24,7 +24,6 @@ METHODS: Mapping[str, Callable[[Config, Stored, str], list[Found]]] = {
     "modelopt": modelopt.find,
 }
 """`quant_method` of a checkpoint -> its reader."""
-_FORM = "1"  # raise when the converted form changes, so that old cache entries are not used
 # Scales of a KV cache: the recipe says how optcc stores its cache.
 _CACHE_SCALES = re.compile(r"\.[kvq]_(scale|zero_point|bias)$")
 _PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
@@ -68,7 +67,7 @@ def read_quantized(
     refuse_quantized(config, where)
     settings = _settings(entry, source.directory)
     found = METHODS[str(entry["quant_method"])](settings, stored, where)
-    text = json.dumps(settings, sort_keys=True, default=str) + _FORM + source.digest
+    text = json.dumps(settings, sort_keys=True, default=str) + source.digest
     files = TensorFiles.in_cache(hashlib.sha256(text.encode()).hexdigest())
     used = {name for item in found for name in item.used}
     weights = {n: s for n, s in stored.items() if n not in used and not _CACHE_SCALES.search(n)}

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from optcc.cache import default_cache, mark_used
 from optcc.errors import CannotWrite, CorruptWeights
-from optcc.frontend.gguf.convert import cache_directory
 from optcc.frontend.program import WeightSource
 from optcc.frontend.safetensors import read_header
+
+_FORM = "1"  # raise when the converted form changes, so that old cache entries are not used
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class TensorFiles:
     @classmethod
     def in_cache(cls, key: str) -> TensorFiles:
         """The files of a checkpoint, by a digest of everything they depend on."""
-        return cls(cache_directory() / "converted" / f"{key}-parts")
+        files = cls(default_cache() / "converted" / f"{key}-{_FORM}")
+        if files.directory.is_dir():
+            mark_used(files.directory)
+        return files
 
     def _path(self, module: str) -> Path:
         return self.directory / f"{hashlib.sha256(module.encode()).hexdigest()[:32]}.safetensors"
