@@ -91,6 +91,14 @@ class Backend(Protocol):
         """
         ...
 
+    def unpack(self, root: Path) -> Module:
+        """The final module of an artifact over its weights in the module's own form, mapped where they are stored so.
+
+        Raises:
+            CorruptWeights, IRTextError: the files can't be read.
+        """
+        ...
+
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """Open a decoder's files for serving. `threads` 0 means one per physical core."""
         ...

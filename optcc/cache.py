@@ -3,7 +3,7 @@
     passes/<key>/           what a pass left: text and references; written by `optcc.compile.cache`
     scratch/<key>/          unfinished work of the pass that will make this entry; outlives a kill
     tensors/<digest>.bin    tensors that passes made, by content
-    converted/<digest>-<n>/ GGUF files as transformers directories
+    converted/<digest>-<n>/ GGUF files as transformers directories, quantized checkpoints in optcc's layout
     chat/<name>.json        the original models' answers to the built-in prompts
     lock                    every compile holds it shared; who removes anything holds it alone
 

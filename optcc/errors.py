@@ -9,40 +9,10 @@ This module imports nothing but the standard library: `optcc --help` and `optcc 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from collections.abc import Iterator
 
-
-class OptccError(Exception):
-    """Something optcc can explain.
-
-    Attributes:
-        code: stable identifier, `E` and three digits.
-        exit_code: what the command line returns: 2 for wrong input, 1 for a failed gate.
-        what: one sentence, no trailing period.
-        where: file:line, node or recipe key, if known.
-        hint: what to do about it, if known.
-    """
-
-    code: ClassVar[str] = "E000"
-    exit_code: ClassVar[int] = 2
-
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.where = where
-        self.hint = hint
-
-    def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        hint = f"\n  hint: {self.hint}" if self.hint else ""
-        return f"[{self.code}] {place}{self.what}{hint}"
-
-    def to_json(self) -> dict[str, str | None]:
-        """The error as plain data, for `--json`."""
-        return {"code": self.code, "what": self.what, "where": self.where, "hint": self.hint}
-
+from optcc.error import OptccError as OptccError
+from optcc.error import nearest as nearest
 
 # --- recipes -----------------------------------------------------------------------------------------------------
 
@@ -221,6 +191,16 @@ class MissingPackage(OptccError):
     """
 
     code = "E208"
+
+
+class UnsupportedCheckpoint(OptccError):
+    """A quantized checkpoint is stored in a way that optcc has no format for.
+
+    Checkpoints of compressed-tensors, GPTQ, AWQ and modelopt are read as they are. The message names what is in the way
+    and what to do. The way out that always works is the original model with a recipe of optcc.
+    """
+
+    code = "E209"
 
 
 # --- graphs and passes -------------------------------------------------------------------------------------------
@@ -405,6 +385,16 @@ class CacheInUse(OptccError):
     code = "E607"
 
 
+class ExportRefused(OptccError):
+    """A checkpoint format can't hold what the artifact holds.
+
+    The message names the weights or the scheme that are in the way and the formats and schemes that are near. Nothing
+    is written: a checkpoint that means something else would be worse than none.
+    """
+
+    code = "E608"
+
+
 # --- running -----------------------------------------------------------------------------------------------------
 
 
@@ -489,12 +479,3 @@ def all_errors() -> Iterator[type[OptccError]]:
         if cls.__module__ == __name__:
             found.append(cls)
     return iter(sorted(found, key=lambda c: c.code))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the closest known names, or lists them all when few and nothing is close."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(close) + "?"
-    return "known: " + ", ".join(names[:20]) + (" …" if len(names) > 20 else "")

@@ -15,7 +15,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # Anyone may import these; they import only each other.
-BASE = frozenset({"optcc", "optcc.cache", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"})
+BASE = frozenset(
+    {"optcc", "optcc.cache", "optcc.error", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"}
+)
 
 # Part -> the parts it may import besides itself and the base. `compile` may import all but `cli`.
 PARTS: dict[str, frozenset[str]] = {
@@ -27,6 +29,7 @@ PARTS: dict[str, frozenset[str]] = {
     "artifact": frozenset(),
     "runtime": frozenset({"artifact"}),
     "frontend": frozenset({"ir"}),
+    "export": frozenset({"ir", "recipe", "artifact", "frontend", "backends"}),
     "accuracy": frozenset({"ir", "frontend", "artifact", "runtime"}),
     "backends": frozenset({"ir", "pm", "recipe", "quant", "passes", "artifact", "runtime"}),
     "recipes": frozenset(),

@@ -62,6 +62,12 @@ class OnnxRuntime:
             raise BackendCompileFailed(f"ONNX Runtime refuses the graph: {reason}", where=MODEL)
         return {"onnxruntime": OLDEST}
 
+    def unpack(self, root: Path) -> Module:
+        """What was repacked for kernels is turned back."""
+        from optcc.backends.onnxruntime.unpack import unpack
+
+        return unpack(root)
+
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The graph over paged pools."""
         from optcc.backends.onnxruntime.executor import OnnxExecutor

@@ -50,6 +50,13 @@ class Reference:
         """Nothing to write: the artifact's `model.ir` is what runs."""
         return {"torch": "2.11"}
 
+    def unpack(self, root: Path) -> Module:
+        """The module that runs."""
+        from optcc.backends.reference.weights import open_weights
+        from optcc.ir.parse import parse_module
+
+        return parse_module((root / "model.ir").read_text(), open_weights(root / "weights.safetensors"))
+
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""
         from optcc.backends.reference.executor import ReferenceExecutor

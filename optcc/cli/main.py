@@ -34,6 +34,7 @@ VERBS = {
     "inspect": "Show what an artifact holds and how it came about.",
     "verify": "Check every byte of an artifact against its hashes.",
     "cache": "Show what the cache holds, or empty it.",
+    "export": "Write an artifact as a checkpoint that other tools load.",
     "recipes": "List the built-in recipes.",
     "env": "Show this machine, the installed packages and the backends.",
     "explain": "Explain an error code.",

@@ -36,6 +36,7 @@ from optcc.errors import BackendUnavailable
 from optcc.files import writing
 from optcc.frontend import LoadOptions, ModelSource, capture, export_tokenizer, resolve
 from optcc.frontend.lift import to_module
+from optcc.frontend.origin import ORIGIN, origin_files
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
@@ -175,6 +176,8 @@ class Job:
         if source.directory is not None:
             with writing(writer.root / "tokenizer"):
                 export_tokenizer(source, writer.root / "tokenizer")
+            for name, path in origin_files(source.directory).items():
+                writer.write(f"{ORIGIN}/{name}", path.read_bytes())
         manifest = Manifest(
             kind=str(module.attrs["kind"]),
             optcc_version=__version__,

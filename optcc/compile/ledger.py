@@ -119,11 +119,11 @@ def intent(selected: Selected, schemes: Collection[Scheme]) -> Intent:
 
 
 def intents(steps: Iterable[Pass], module: Module, base: Path) -> list[Intent]:
-    """What the passes of the quantize stage will make of a canonical module.
+    """What the passes of the quantize stage will make of a canonical module, and what its checkpoint has quantized.
 
     Raises what `PackingPass.select` raises.
     """
-    found: list[Intent] = []
+    found = _in_checkpoint(module)
     for step in steps:
         if isinstance(step, PackingPass):
             schemes, taken = step.schemes(base).values(), {i.name for i in found}
@@ -151,6 +151,22 @@ def _settled(intent: Intent, scheme: object) -> Intent:
         )
     values, scales = intent.choices[scheme]
     return replace(intent, scheme=scheme, values=values, scales=scales, choices={})
+
+
+def _in_checkpoint(module: Module) -> list[Intent]:
+    """The weights that were quantized before optcc met them; they stay as they are."""
+    names = module.attrs.get("checkpoint", {})
+    assert isinstance(names, dict)
+    store = module.weights
+
+    def size(name: str) -> int:
+        return store.nbytes(name) if name in store else 0
+
+    return [
+        Intent(name, str(form), size(f"{name}.packed"), sum(size(f"{name}{part}") for part in _PARTS[1:]))
+        for name, form in names.items()
+        if f"{name}.packed" in store
+    ]
 
 
 def balance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,10 +23,10 @@ from optcc.frontend.model import (
     load_config,
     model_kind,
     model_names,
+    read_weights,
     untie_different,
 )
 from optcc.frontend.program import CapturedProgram, DecoderSpec, Dim, LoadOptions, ModelSource, WeightSource
-from optcc.frontend.safetensors import read_directory
 from optcc.frontend.tokenizer import special_tokens
 
 _WRAPPER = "model."  # `_Step` and `Encoder` hold the user's model under this attribute
@@ -57,7 +58,7 @@ def capture(source: ModelSource, options: LoadOptions | None = None) -> Captured
     config = load_config(source.directory, options)
     if model_kind(config) == "decoder":
         return _capture_decoder(source, source.directory, config, options)
-    return _capture_encoder(source, source.directory, config, options)
+    return _capture_encoder(source, config, options)
 
 
 class _Step(nn.Module):
@@ -88,7 +89,7 @@ class _Step(nn.Module):
 def _capture_decoder(
     source: ModelSource, directory: Path, config: Any, options: LoadOptions
 ) -> CapturedProgram:
-    model, found = _fake_model(directory, config, "decoder", options)
+    model, found = _fake_model(source, config, "decoder", options)
     step = _Step(model)
     # Every size is at least 2 and no two are equal, so that torch.export neither fixes nor joins any of them.
     example = {
@@ -135,10 +136,8 @@ def _capture_decoder(
     )
 
 
-def _capture_encoder(
-    source: ModelSource, directory: Path, config: Any, options: LoadOptions
-) -> CapturedProgram:
-    model, found = _fake_model(directory, config, "function", options)
+def _capture_encoder(source: ModelSource, config: Any, options: LoadOptions) -> CapturedProgram:
+    model, found = _fake_model(source, config, "function", options)
     dims: dict[str, tuple[Dim, ...]] = {"input_ids": ("B", "S"), "attention_mask": ("B", "S")}
     wrapped = encoder.Encoder(model, options.pooling, options.normalize)
     limits = {"S": encoder.max_tokens(model)}
@@ -164,10 +163,10 @@ def _capture_encoder(
 
 
 def _fake_model(
-    directory: Path, config: Any, kind: Any, options: LoadOptions
+    source: ModelSource, config: Any, kind: Any, options: LoadOptions
 ) -> tuple[Any, dict[str, WeightSource]]:
     """The model with fake parameters in the compute type, and where each of them is stored."""
-    stored = dict(read_directory(directory))
+    stored, directory = read_weights(source), source.directory
     model = build(config, kind, attention.NAME, options.torch_dtype, options)
     stored = model_names(model, stored, str(directory))
     untie_different(model, stored)
@@ -251,9 +250,7 @@ def weights_of(
 def _cast(source: WeightSource, dtype: torch.dtype) -> WeightSource:
     if source.dtype == dtype:
         return source
-    return WeightSource(
-        source.dtype, source.shape, dtype, source.path, source.offset, source.nbytes, source.value
-    )
+    return dataclasses.replace(source, cast_to=dtype)
 
 
 def _attention_calls(exported: ExportedProgram, target: Callable[..., object]) -> list[tuple[Any, Any]]:

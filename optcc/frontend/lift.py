@@ -19,6 +19,7 @@ import optcc.ir.ops  # noqa: F401 - registers the operators the text and the gra
 from optcc.errors import CaptureFailed
 from optcc.frontend.locate import stack_source
 from optcc.frontend.program import CapturedProgram, WeightSource
+from optcc.frontend.quantized.attach import round_inputs
 from optcc.ir.infer import DIM_FUNCTIONS
 from optcc.ir.module import Module
 from optcc.ir.weights import TensorRef, WeightStore
@@ -59,10 +60,13 @@ def to_module(program: CapturedProgram, directory: Path | None = None) -> Module
     for node in exported.graph.find_nodes(op="placeholder"):
         if node.name in program.placeholders:
             if node.users:
-                values[node] = _weight(module, graph, program.placeholders[node.name])
+                name = program.placeholders[node.name]
+                read = _packed_weight if program.weights[name].packed else _weight
+                values[node] = read(module, graph, name, program.weights[name])
         elif node.name in user_inputs:
             values[node] = _input(module, graph, user_inputs[node.name], node, program)
     _copy(module, graph, exported.graph_module, values)
+    round_inputs(module, program.weights)
     results = [values[n] for n in exported.graph.output_node().args[0]]
     output = graph.output(tuple(results))
     output.meta.update(names=program.outputs, val=None)
@@ -78,6 +82,9 @@ def _writes(graph: fx.Graph) -> bool:
 
 def _add_weights(store: WeightStore, weights: Mapping[str, WeightSource]) -> None:
     for name, source in weights.items():
+        if source.packed is not None:
+            _add_weights(store, {f"{name}.{part}": held for part, held in source.packed.parts().items()})
+            continue
         if source.path is None:
             store.put(name, source.load())
             continue
@@ -87,7 +94,25 @@ def _add_weights(store: WeightStore, weights: Mapping[str, WeightSource]) -> Non
         )
 
 
-def _weight(module: Module, graph: fx.Graph, name: str) -> fx.Node:
+def _packed_weight(module: Module, graph: fx.Graph, name: str, source: WeightSource) -> fx.Node:
+    """`dequantize` of a quantized checkpoint's weight, as a quantization pass would have left it."""
+    form = source.packed
+    assert form is not None
+    parts = form.parts()
+
+    def read(part: str) -> fx.Node | None:
+        return _weight(module, graph, f"{name}.{part}", parts[part]) if part in parts else None
+
+    stored = [read(part) for part in ("packed", "scale", "zero", "tensor_scale")]
+    layout = (form.format, form.group, form.rows, source.cast_to or source.dtype)
+    node = graph.create_node(
+        "call_function", torch.ops.optcc.dequantize.default, (*stored, *layout), name="dequantize"
+    )
+    module.infer(node)
+    return node
+
+
+def _weight(module: Module, graph: fx.Graph, name: str, source: WeightSource) -> fx.Node:
     for found in graph.find_nodes(op="get_attr", target=name):
         assert isinstance(found, fx.Node)
         return found

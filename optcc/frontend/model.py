@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from optcc.errors import CorruptWeights, UnsupportedArchitecture
-from optcc.frontend.program import Kind, LoadOptions, WeightSource
+from optcc.frontend.program import Kind, LoadOptions, ModelSource, WeightSource
 from optcc.frontend.refuse import refuse_config
 from optcc.frontend.resolve import read_config
+from optcc.frontend.safetensors import read_directory
 
 # Values that old versions of transformers stored and new ones compute.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.bias|\.attention\.bias|\.masked_bias|\.position_ids)$")
@@ -50,7 +51,23 @@ def load_config(directory: Path, options: LoadOptions) -> Any:
     except Exception as error:  # transformers raises what it likes on a wrong field
         raise CorruptWeights(f"the configuration is not valid ({error})", where=str(path)) from error
     refuse_config(config.to_dict(), where=str(path))
+    if hasattr(config, "quantization_config"):
+        # The model is built with plain linears; how its weights are stored is `optcc.frontend.quantized`'s matter.
+        del config.quantization_config
     return config
+
+
+def read_weights(source: ModelSource) -> dict[str, WeightSource]:
+    """Every weight of a model directory by its stored name; those of a quantized checkpoint as `packed`.
+
+    Raises what `read_directory` and `read_quantized` raise.
+    """
+    from optcc.frontend.quantized import read_quantized
+
+    assert source.directory is not None
+    return read_quantized(
+        source, read_directory(source.directory), read_config(source.directory / "config.json")
+    )
 
 
 def model_kind(config: Any) -> Kind:

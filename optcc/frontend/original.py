@@ -17,10 +17,11 @@ from optcc.frontend.model import (
     load_config,
     model_kind,
     model_names,
+    read_weights,
     untie_different,
 )
 from optcc.frontend.program import LoadOptions, ModelSource, WeightSource
-from optcc.frontend.safetensors import read_directory
+from optcc.frontend.quantized import mapped_original
 
 
 def load_original(
@@ -32,7 +33,8 @@ def load_original(
         differs from
     the stored type, which copies them. `dtype` None keeps the stored type. Decoders answer as
     `AutoModelForCausalLM`, encoders as the wrapper that is captured (`input_ids`, `attention_mask` -> one
-    tensor); a factory's module is returned as it is.
+    tensor); a factory's module is returned as it is. The original of a quantized checkpoint has its dequantized
+    weights, which are kept in the cache, and doesn't round activations.
 
     Raises: as `capture` does.
     """
@@ -44,7 +46,7 @@ def load_original(
     assert source.directory is not None
     config = load_config(source.directory, options)
     kind = model_kind(config)
-    stored = dict(read_directory(source.directory))
+    stored = read_weights(source)
     wanted = dtype or _common_dtype(stored)
     model = build(config, kind, "eager", wanted, options)
     stored = model_names(model, stored, str(source.directory))
@@ -54,7 +56,7 @@ def load_original(
     values: dict[str, Tensor] = {}
     for name, weight in found.items():
         if weight not in mapped:
-            tensor = weight.stored()
+            tensor = (mapped_original(weight) if weight.packed else weight).stored()
             mapped[weight] = tensor.to(wanted) if tensor.is_floating_point() else tensor
         values[name] = mapped[weight]
     assign(model, values)
@@ -70,7 +72,9 @@ def load_original(
 
 
 def _common_dtype(stored: Mapping[str, WeightSource]) -> torch.dtype:
-    """The floating-point type most weights are stored in."""
+    """The floating-point type most weights are stored in; float32 holds every dequantized value."""
+    if any(weight.packed for weight in stored.values()):
+        return torch.float32
     counts = Counter(weight.dtype for weight in stored.values() if weight.dtype.is_floating_point)
     if not counts:
         raise CorruptWeights("the files hold no floating-point weight")

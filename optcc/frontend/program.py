@@ -66,15 +66,77 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class ActivationRule:
+    """How a quantized checkpoint wants the input of a linear rounded.
+
+    Attributes:
+        format: number format of one value.
+        group: channels of a token that share a scale; 0 is the whole token.
+        scale: type of the scales.
+        static: one scale for the whole tensor, which the checkpoint holds.
+    """
+
+    format: str
+    group: int = 0
+    scale: str = "float32"
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class PackedSource:
+    """A weight [O, K] that its checkpoint holds quantized, in the layout of `optcc.ir.ops.quantized`.
+
+    Attributes:
+        format, group, rows: as the operator `optcc::dequantize` takes them.
+        packed, scale, zero, tensor_scale: its tensors.
+        order: i64[K], or None: column j of the packed weight multiplies channel order[j] of the input.
+        factor: f32[K], or None: the input is multiplied by it before anything else.
+        activation: how the input is rounded, or None.
+        input_scale: f32[1]: the scale of a static activation, or the one that multiplies two-level scales.
+    """
+
+    format: str
+    group: int
+    rows: int
+    packed: WeightSource
+    scale: WeightSource
+    zero: WeightSource | None = None
+    tensor_scale: WeightSource | None = None
+    order: WeightSource | None = None
+    factor: WeightSource | None = None
+    activation: ActivationRule | None = None
+    input_scale: WeightSource | None = None
+
+    def parts(self) -> dict[str, WeightSource]:
+        """The tensors that are there, by the suffix their weights have in a module."""
+        names = ("packed", "scale", "zero", "tensor_scale", "order", "factor", "input_scale")
+        found = {name: getattr(self, name) for name in names}
+        return {name: source for name, source in found.items() if source is not None}
+
+    def dequantized(self) -> Tensor:
+        """What a plain linear would multiply by, float32 [O, K]: order and factor are undone."""
+        from optcc.ir.ops.quantized import dequantize
+
+        zero = None if self.zero is None else self.zero.stored()
+        whole = None if self.tensor_scale is None else self.tensor_scale.stored()
+        packed, scale = self.packed.stored(), self.scale.stored()
+        values = dequantize(packed, scale, zero, whole, self.format, self.group, self.rows, torch.float32)
+        if self.order is not None:
+            values = torch.empty_like(values).index_copy_(1, self.order.stored(), values)
+        return values if self.factor is None else values * self.factor.stored()
+
+
+@dataclass(frozen=True)
 class WeightSource:
     """Where one weight lies: in a file (then it is only ever mapped), or in memory (small constants).
 
     Attributes:
-        dtype: as stored.
+        dtype: as stored; float32 for a packed weight.
         shape: as stored and as used.
         cast_to: what the graph expects, when that differs from `dtype`.
         path, offset, nbytes: the bytes in a file.
         value: the tensor, when it is not in a file.
+        packed: the quantized form, when that is what is stored; then there is neither a file nor a value.
     """
 
     dtype: torch.dtype
@@ -84,12 +146,15 @@ class WeightSource:
     offset: int = 0
     nbytes: int = 0
     value: Tensor | None = field(default=None, repr=False)
+    packed: PackedSource | None = None
 
     def stored(self) -> Tensor:
         """The tensor as stored; from a file it is a private mapping, which costs no anonymous memory until
-        written."""
+        written. A packed weight is dequantized."""
         if self.value is not None:
             return self.value
+        if self.packed is not None:
+            return self.packed.dequantized()
         assert self.path is not None
         if self.nbytes == 0:
             return torch.empty(self.shape, dtype=self.dtype)

@@ -84,21 +84,12 @@ def _sinks(config: Config) -> str | None:
     return None
 
 
-def _quantized(config: Config) -> str | None:
-    entry = config.get("quantization_config")
-    if not entry:
-        return None
-    method = entry.get("quant_method") if isinstance(entry, Mapping) else None
-    return f"an already quantized checkpoint ({method or 'quantization_config'})"
-
-
 def _multimodal(config: Config) -> str | None:
     key = next((key for key in ("vision_config", "audio_config", "speech_config") if config.get(key)), None)
     return f"a multimodal model ({key})" if key else None
 
 
 _RULES: tuple[Callable[[Config], str | None], ...] = (
-    _quantized,
     _multimodal,
     lambda c: "an encoder-decoder (is_encoder_decoder)" if c.get("is_encoder_decoder") else None,
     _experts,

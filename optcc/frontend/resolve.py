@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from optcc.errors import CorruptWeights, HubUnreachable, MissingPackage, ModelNotFound, OptccError, nearest
@@ -18,6 +19,14 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.jinja")
 _HUB_SECONDS = 5.0
 
 
+def refuse_quantized(config: Mapping[str, object], where: str) -> None:
+    """As `optcc.frontend.quantized.refuse_quantized`, imported when there is something to refuse."""
+    if config.get("quantization_config"):
+        from optcc.frontend import quantized
+
+        quantized.refuse_quantized(config, where)
+
+
 def resolve(reference: str, options: LoadOptions | None = None) -> ModelSource:
     """Find the model that `reference` means, and check that its files are whole.
 
@@ -25,7 +34,8 @@ def resolve(reference: str, options: LoadOptions | None = None) -> ModelSource:
     the cache), `package.module:factory` or `path/file.py:factory`, or a hub id `organization/name`.
 
     Raises:
-        ModelNotFound, CorruptWeights, UnsupportedArchitecture, HubUnreachable, BadFactory, CannotWrite.
+        ModelNotFound, CorruptWeights, UnsupportedArchitecture, UnsupportedCheckpoint, HubUnreachable, BadFactory,
+        CannotWrite.
     """
     options = options or LoadOptions()
     path = Path(reference).expanduser()
@@ -60,11 +70,14 @@ def _directory(path: Path, name: str) -> ModelSource:
         ggufs = sorted(entry.name for entry in path.glob("*.gguf"))
         hint = f"give the file itself: {path / ggufs[0]}" if ggufs else nearest(path.name, _siblings(path))
         raise ModelNotFound("the directory has no config.json", where=str(path), hint=hint)
-    refuse_config(read_config(config), where=str(config))
+    settings = read_config(config)
+    refuse_config(settings, where=str(config))
+    refuse_quantized(settings, where=str(config))
     files = weight_files(path)
     for file in files:
         read_header(file)
-    hashed = (config, *files)
+    beside = path / "hf_quant_config.json"  # modelopt's; belongs to the weights
+    hashed = (config, *files, *([beside] if beside.is_file() else []))
     return ModelSource(name, "directory", files_digest(hashed), hashed, directory=path)
 
 

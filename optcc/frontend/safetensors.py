@@ -27,6 +27,8 @@ _DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 _HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
@@ -70,7 +72,7 @@ def read_header(path: Path) -> dict[str, WeightSource]:
 
     Raises:
         CorruptWeights: the header is damaged, or the file isn't as long as its header says.
-        UnsupportedArchitecture: a tensor has a type that only quantized checkpoints use.
+        UnsupportedArchitecture: a tensor has a type that optcc doesn't know.
     """
     try:
         return _read_header(path)
@@ -97,7 +99,7 @@ def _read_header(path: Path) -> dict[str, WeightSource]:
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
             raise UnsupportedArchitecture(
-                f"tensor {name} is stored as {entry['dtype']}: quantized checkpoints can't be read",
+                f"tensor {name} is stored as {entry['dtype']}, which no format of optcc is",
                 where=str(path),
             )
         if first != end or last - first != math.prod(shape) * dtype.itemsize:

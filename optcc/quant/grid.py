@@ -75,10 +75,14 @@ class Grid:
 
 
 def tensor_scale_of(largest: float, form: WeightFormat) -> Tensor | None:
-    """The scale of a whole tensor whose largest magnitude is given; None where the format has one level of scales."""
+    """The scale of a whole tensor whose largest magnitude is given; None where the format has one level of scales.
+
+    It is the reciprocal of a float32: checkpoints that hold that one (compressed-tensors) give it back to the bit.
+    """
     if not form.two_level:
         return None
-    return torch.tensor([largest / (find_format(form.type).highest * 448.0) or 1.0], dtype=torch.float32)
+    scale = torch.tensor([largest / (find_format(form.type).highest * 448.0) or 1.0], dtype=torch.float32)
+    return scale.clamp(min=2.0**-120).reciprocal().reciprocal()
 
 
 def fit_grid(

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from optcc.ir.builder import Builder
-from optcc.ir.module import Module
+from optcc.ir.module import Json, Module
 from optcc.ir.pattern import normalized
 from optcc.ir.text import target_name
 
@@ -101,7 +101,10 @@ def merge(build: Builder, linears: Sequence[fx.Node]) -> fx.Node:
         title = joined_name([str(value.target) for value in given if value is not None])
         if any(value is None for value in given):
             title = joined_name(base).rpartition(".")[0] + ".bias"
-        made[name] = _stack(build, title, given, [_rows(linear) for linear in linears])
+        node = _stack(build, title, given, [_rows(linear) for linear in linears])
+        made[name] = node
+        if name in ("packed", "weight", "bias"):
+            _note_stack(module, node, given, [_rows(linear) for linear in linears])
     _join_schemes(module, base)
     values, all_names, _ = normalized(first)
     args = [made.get(name, value) for name, value in zip(all_names, values, strict=True)]
@@ -135,6 +138,16 @@ def _stack(build: Builder, title: str, nodes: Sequence[fx.Node | None], rows: Se
         for n, count in zip(nodes, rows, strict=True)
     ]
     return build.new_weight(title, torch.cat(parts))
+
+
+def _note_stack(module: Module, made: fx.Node, parts: Sequence[fx.Node | None], rows: Sequence[int]) -> None:
+    """Write down whose rows are where, so that an export can take the stack apart. Zeros in place of a missing bias
+    have no name."""
+    record = module.attrs.get("stacked", {})
+    assert isinstance(record, dict)
+    names = ["" if part is None else str(part.target).removesuffix(".packed") for part in parts]
+    stack: list[Json] = [[name, count] for name, count in zip(names, rows, strict=True)]
+    module.attrs["stacked"] = {**record, str(made.target).removesuffix(".packed"): stack}
 
 
 def _join_schemes(module: Module, names: Sequence[str]) -> None:

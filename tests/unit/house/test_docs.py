@@ -158,7 +158,10 @@ def _flags(command: click.Command) -> Iterator[str]:
     for parameter in command.params:
         yield from parameter.opts
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from _flags(inner)
 
 

@@ -1,0 +1,1 @@
+"""The verbs of `optcc export`, one file each."""
