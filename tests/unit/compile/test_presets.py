@@ -13,7 +13,7 @@ from tests import zoo
 
 # A tiny random model is closer to guessing than a trained one, so limits of its own, above what was measured; each is
 # still one that a compile with a wrong scale or a dropped part fails.
-SMALL = ["target.threads=1", "check.tokens=192", "check.window=32"]
+SMALL = ["target.threads=1", "calibrate.tokens=512", "check.tokens=192", "check.window=32"]
 TINY = {
     "gpu-fp8": ("fp8-channel-a8", KvBytes("e4m3", "float32", 240, 768), (0.1, 0.62, 0.3)),
     "gpu-w4a16": ("int4-g64", KvBytes("bfloat16", "", 384, 384), (0.5, 0.3, 0.5)),
