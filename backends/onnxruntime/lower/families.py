@@ -1,6 +1,7 @@
 """Imports every family, which registers its lowerings."""
 
 from optcc.backends.onnxruntime.lower import (
+    activation,
     attention,
     binary,
     compare,
@@ -18,6 +19,7 @@ from optcc.backends.onnxruntime.lower import (
 )
 
 __all__ = [
+    "activation",
     "attention",
     "binary",
     "compare",
