@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optcc.accuracy.data import TextSet
 from optcc.compile.original import Original
-from optcc.compile.samples import function_inputs, random_windows
+from optcc.compile.samples import Inputs, function_inputs, random_windows
 from optcc.compile.spec import manifest_spec
 from optcc.compile.texts import decoder_texts, text_tools
 from optcc.frontend import LoadOptions, ModelSource, export_tokenizer
@@ -81,12 +81,12 @@ def window_batch(ids: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _of_functions(inputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Calibration:
+def _of_functions(inputs: Inputs) -> Calibration:
     hasher = hashlib.sha256()
     batches = []
-    for batch in inputs:
+    for batch in inputs.batches:
         for name, value in sorted(batch.items()):
             hasher.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
         batches.append({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()})
     tokens = sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
-    return Calibration(tuple(batches), hasher.hexdigest(), tokens)
+    return Calibration(tuple(batches), hasher.hexdigest(), tokens, inputs.note)

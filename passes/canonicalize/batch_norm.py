@@ -98,7 +98,7 @@ def _alone(match: Match, build: Builder) -> fx.Node:
     stem = mean.removesuffix("running_mean").removesuffix("mean") or f"{mean}."
     factors = [
         build.new_weight(f"{stem}{part}", value.to(dtype(x)).reshape(across))
-        for part, value in zip(("scale", "shift"), _affine(match, build), strict=True)
+        for part, value in zip(("factor", "shift"), _affine(match, build), strict=True)
     ]
     return build.call(aten.add.Tensor, build.call(aten.mul.Tensor, x, factors[0]), factors[1])
 

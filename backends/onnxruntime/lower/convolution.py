@@ -8,6 +8,7 @@ from torch import fx
 
 from optcc.backends.onnxruntime.lower.emit import Attributes, Emitter
 from optcc.backends.onnxruntime.lower.registry import lowers
+from optcc.backends.onnxruntime.lower.static import conv_weight
 from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def convolution(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
         "dilations": sizes[2],
         "group": int(groups),
     }
-    inputs = [emit.value(v) for v in (x, weight, bias) if v is not None]
-    return emit.op("Conv", inputs, attributes)
+    inputs = [emit.value(x), conv_weight(emit, x, weight)]
+    return emit.op("Conv", inputs if bias is None else [*inputs, emit.value(bias)], attributes)
 
 
 def _pool(

@@ -15,6 +15,7 @@ from optcc.backends.onnxruntime.lower import (
     reduce,
     rope,
     shape,
+    static,
     unary,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "reduce",
     "rope",
     "shape",
+    "static",
     "unary",
 ]
