@@ -78,7 +78,7 @@ def classifier() -> tuple[nn.Module, dict[str, Tensor], dict[str, dict[int, str]
     net.load_state_dict(load_file(WEIGHTS))
     data = {
         "calibration": list(draw(256, seed=2)[0].split(32)),
-        "check": list(draw(2048, seed=3)[0].split(64)),
+        "check": list(draw(1024, seed=3)[0].split(64)),
     }
     return net, {"pixels": torch.zeros(2, 3, SIZE, SIZE)}, {"pixels": {0: "B"}}, data
 

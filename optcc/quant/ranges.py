@@ -11,6 +11,7 @@ A range always holds 0, so that padding and rectified values are exact. Three wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,12 @@ class ActivationGrid:
         return LOWEST - zero, HIGHEST - zero
 
     def clamps(self, low: float, high: float) -> bool:
-        """Whether rounding to the grid gives the same with and without clamping to low..high before it."""
+        """Whether rounding to the grid gives the same with and without clamping to low..high before it: what the clamp
+        changes lies on the outermost levels already."""
         lowest, highest = self.bounds()
-        return low <= lowest * self.step and high >= highest * self.step
+        below = low == -math.inf or round(low / self.step) <= lowest
+        above = high == math.inf or round(high / self.step) >= highest
+        return below and above
 
 
 def _float32(value: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from optcc.errors import BadOption, nearest
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
+from optcc.ir.pattern import normalized
 from optcc.pm.context import Context
 from optcc.quant.attach import attach_weight
 from optcc.quant.ranges import METHODS, ActivationGrid, choose_grid, see_ranges
@@ -45,6 +46,8 @@ class QuantizeStatic(WeightPass):
         method: how a range is chosen: `max`, `percentile` or `mse`.
         percentile: share of the values, in percent, that a range by percentile holds.
         symmetric: activations without zero points.
+        min_channels: convolutions that read fewer channels, such as the first over an image, stay in float: their weights
+            are small and integer kernels are slower there. Those over groups of channels are not held to it.
         search: ranges to try for every output channel of a weight besides the full one; 0 takes the full one.
     """
 
@@ -54,6 +57,7 @@ class QuantizeStatic(WeightPass):
     method: str = "mse"
     percentile: float = 99.99
     symmetric: bool = False
+    min_channels: int = 8
     search: int = 0
 
     def load(self, base: Path) -> Scheme:
@@ -74,7 +78,7 @@ class QuantizeStatic(WeightPass):
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
         """The weights of convolutions and linears."""
         check_part(self.part)
-        return select_weights(
+        found = select_weights(
             module,
             self.load(base),
             self.skip,
@@ -83,6 +87,15 @@ class QuantizeStatic(WeightPass):
             taken=frozenset(taken),
             convolutions=True,
         )
+        return [s for s in found if not any(self._is_narrow(product) for product in s.linears)]
+
+    def _is_narrow(self, product: fx.Node) -> bool:
+        """Whether a convolution reads so few channels that integers don't pay. A depthwise one has kernels of its own."""
+        if product.target not in CONVOLUTIONS or normalized(product)[0][6] != 1:
+            return False
+        weight = product.args[1]
+        assert isinstance(weight, fx.Node)
+        return int(weight.meta["val"].shape[1]) < self.min_channels
 
     def run(self, module: Module, ctx: Context) -> bool:
         """See what values there are, round them, then pack one weight after another."""
