@@ -111,7 +111,7 @@ def _refuse_pad(node: fx.Node, operands: list[Any]) -> str | None:
 
 @lowers("aten.pad.default", "aten.constant_pad_nd.default", refuse=_refuse_pad)
 def pad(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
-    """A constant around the last dims; negative widths crop."""
+    """A constant around the last dims."""
     x, widths = operands[0], [int(w) for w in operands[1]]
     fill = operands[3] if len(operands) == 4 else operands[2]
     rank = rank_of(x)
