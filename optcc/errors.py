@@ -203,6 +203,17 @@ class UnsupportedCheckpoint(OptccError):
     code = "E209"
 
 
+class UnsafeProgram(OptccError):
+    """A `.pt2` file holds more than raw tensors and a plain graph, and loading it could run what is in it.
+
+    `torch.export.load` unpickles objects and evaluates text of the file. optcc looks at the file first and refuses
+    pickled weights, objects and inputs, compiled libraries, and names or sizes that are not of the form that
+    `torch.export.save` writes. Export the model again from its source, with tensors as inputs.
+    """
+
+    code = "E210"
+
+
 # --- graphs and passes -------------------------------------------------------------------------------------------
 
 

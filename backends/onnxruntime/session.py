@@ -94,7 +94,10 @@ def open_session(root: Path, threads: int) -> Any:
 
     try:
         return ort.InferenceSession(
-            str(root / MODEL), options(threads), providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+            str(root / MODEL),
+            options(threads),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=_DISABLED,
         )
     except Exception as error:  # the classes ONNX Runtime raises have no common base
         raise IncompatibleArtifact(

@@ -35,4 +35,8 @@ def known_inputs(source: ModelSource) -> KnownInputs | None:
 
         made = call_factory(source.factory)
         return KnownInputs(made.example, made.data)
+    if source.program is not None:
+        from optcc.frontend.exported import example_inputs, load_program
+
+        return KnownInputs(example_inputs(load_program(source.program), str(source.program)))
     return None

@@ -341,12 +341,20 @@ IMAGES = [
         lambda b, x: b.call(A.conv1d.default, x, b.new_weight("w", weight(3, 4, 5)), None, [2], [2]),
     ),
     Case("max-pool", IMAGE, call(A.max_pool2d.default, [3, 2], [2], [1, 0])),
-    Case("adaptive-max-pool", IMAGE, lambda b, x: tuple(
-        b.item(b.call(A.adaptive_max_pool2d.default, x, sizes), 0) for sizes in ([1, 1], [3, 4])
-    )),
-    Case("depthwise", IMAGE, lambda b, x: b.call(
-        A.conv2d.default, x, b.new_weight("w", weight(8, 1, 3, 3)), None, [1, 1], [2, 2], [2, 2], 4
-    )),
+    Case(
+        "adaptive-max-pool",
+        IMAGE,
+        lambda b, x: tuple(
+            b.item(b.call(A.adaptive_max_pool2d.default, x, sizes), 0) for sizes in ([1, 1], [3, 4])
+        ),
+    ),
+    Case(
+        "depthwise",
+        IMAGE,
+        lambda b, x: b.call(
+            A.conv2d.default, x, b.new_weight("w", weight(8, 1, 3, 3)), None, [1, 1], [2, 2], [2, 2], 4
+        ),
+    ),
     Case("pad", IMAGE, call(A.pad.default, [1, 2, 0, 3], "constant", 0.5)),
     Case("constant-pad", IMAGE, call(A.constant_pad_nd.default, [1, 1, 0, 2])),
     Case("avg-pool", IMAGE, call(A.avg_pool2d.default, [3], [2], [1], False, False)),

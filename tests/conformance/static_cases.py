@@ -59,7 +59,9 @@ def _block(groups: int) -> Any:
         second = b.call(A.conv2d.default, middle, stored(b, 4, 4, 1, 1, seed=2), bias)
         total = rounded(b, b.call(A.add.Tensor, rounded(b, second, 0.1973, None), start), 0.2119, -100)
         pooled = rounded(b, b.call(A.max_pool2d.default, total, [2, 2]), 0.2119, -100)
-        flat = rounded(b, b.reshape(b.call(A.adaptive_avg_pool2d.default, pooled, [1, 1]), [-1, 4]), 0.1031, -50)
+        flat = rounded(
+            b, b.reshape(b.call(A.adaptive_avg_pool2d.default, pooled, [1, 1]), [-1, 4]), 0.1031, -50
+        )
         return total, b.call(A.linear.default, flat, stored(b, 6, 4, seed=3), b.new_weight("b", weight(6)))
 
     return make
@@ -72,7 +74,9 @@ def _linear(b: Builder, x: Any) -> Any:
 
 STATIC = [
     Case("static-levels", {"x": "f32[B, S, 8]"}, _levels, tolerance=1e-6),
-    Case("static-block", IMAGE, _block(1), tolerance=0.03),  # one level of the sum: one element of 576 is a tie
+    Case(
+        "static-block", IMAGE, _block(1), tolerance=0.03
+    ),  # one level of the sum: one element of 576 is a tie
     Case("static-depthwise", IMAGE, _block(4), tolerance=1e-5),
     Case("static-linear", {"x": "f32[T, 8]"}, _linear, tolerance=1e-5),
     Case("static-linear-batch", {"x": "f32[B, S, 8]"}, _linear, tolerance=1e-5),
