@@ -119,7 +119,7 @@ class BadSetting(OptccError):
 class ModelNotFound(OptccError):
     """The model is not there.
 
-    A model is a directory with `config.json` and safetensors files, a `.gguf` file, a hub id, or
+    A model is a directory with `config.json` and safetensors files, a `.gguf` or `.pt2` file, a hub id, or
     `package.module:factory`.
     """
 
@@ -177,8 +177,8 @@ class HubUnreachable(OptccError):
 class BadFactory(OptccError):
     """`package.module:factory` can't be used as a model.
 
-    The factory takes no arguments and returns `(module, example_inputs)`: an `nn.Module` and a dict of tensors by
-    argument name, or a tuple of tensors. See `docs/models.md`.
+    The factory takes no arguments and returns `(module, example_inputs[, dynamic_dims[, data]])`: an `nn.Module` and a
+    dict of tensors by argument name, or a tuple of tensors. See `docs/models.md`.
     """
 
     code = "E207"

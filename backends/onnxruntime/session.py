@@ -17,7 +17,7 @@ OLDEST = "1.28"
 INSTALL = "pip install 'optcc-compiler[onnxruntime]'"
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 # It moves roundings to before a max-pool whose operand is float, and pooling uint8 in NCHW is 30 times slower.
-_DISABLED = ["QDQPropagationTransformer"]
+DISABLED = ["QDQPropagationTransformer"]
 
 
 def availability(compiling: bool = True) -> Availability:
@@ -97,7 +97,7 @@ def open_session(root: Path, threads: int) -> Any:
             str(root / MODEL),
             options(threads),
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=_DISABLED,
+            disabled_optimizers=DISABLED,
         )
     except Exception as error:  # the classes ONNX Runtime raises have no common base
         raise IncompatibleArtifact(

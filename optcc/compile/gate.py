@@ -120,10 +120,10 @@ def _greedy(
 def check_function(
     pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
 ) -> Checked:
-    """Compare named outputs on the recipe's arrays, on sentences, on the factory's data, or on variations of the example.
+    """Compare named outputs on what `function_inputs` finds for the model.
 
-    Arguments as of `check_decoder`. Outputs that `options.classes` names hold class scores, for which top-1 agreement is
-    measured.
+    Arguments as of `check_decoder`. Outputs that `options.classes` names hold class scores, for which top-1 agreement
+    is measured.
     """
     parsed = parse_limits(limits)
     io = pair.manifest.spec

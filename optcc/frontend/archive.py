@@ -1,11 +1,11 @@
 """What a `.pt2` archive must look like before torch may load it.
 
-`torch.export.load` warns never to be given data from an untrusted source, for these reasons, read in torch 2.13: weights
-and constants may be pickles; inputs that are no plain tensors are unpickled without restrictions; sizes are evaluated by
-sympy, which runs Python; names of nodes and arguments become source code of a generated function; compiled libraries in
-the archive are loaded. So everything that is not raw tensors and plain JSON is refused here, and every text that torch
-would evaluate or write into source is held to a form that is harmless: an identifier, an operator's name, or an
-expression of sizes.
+`torch.export.load` warns never to be given data from an untrusted source, for these reasons, read in torch 2.13:
+weights and constants may be pickles; inputs that are no plain tensors are unpickled without restrictions; sizes are
+evaluated by sympy, which runs Python; names of nodes and arguments become source code of a generated function; compiled
+libraries in the archive are loaded. So everything that is not raw tensors and plain JSON is refused here, and every
+text that torch would evaluate or write into source is held to a form that is harmless: an identifier, an operator's
+name, or an expression of sizes.
 """
 
 from __future__ import annotations

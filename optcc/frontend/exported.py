@@ -73,7 +73,7 @@ class Program(nn.Module):
 
 
 def _body(exported: ExportedProgram) -> nn.Module:
-    """The program as a module. Its guards are left out: they are Python source, and operators check sizes themselves."""
+    """The program as a module, without its guards: they are Python source, and operators check sizes themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         return exported.module(check_guards=False)

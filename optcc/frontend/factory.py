@@ -220,7 +220,7 @@ def _data(
     """Batches by split, each like the example but for the axes that vary, and none in both."""
     if not isinstance(given, Mapping) or not set(given) <= set(SPLITS):
         raise BadFactory('data must be a dict: {"calibration": batches, "check": batches}', where=reference)
-    data = {
+    data: dict[str, tuple[Mapping[str, Tensor], ...]] = {
         split: tuple(by_name(module.forward, batch, reference) for batch in given[split])
         for split in SPLITS
         if split in given

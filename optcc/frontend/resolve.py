@@ -30,8 +30,9 @@ def refuse_quantized(config: Mapping[str, object], where: str) -> None:
 def resolve(reference: str, options: LoadOptions | None = None) -> ModelSource:
     """Find the model that `reference` means, and check that its files are whole.
 
-    A reference is a directory with `config.json` and safetensors files, a `.gguf` file (converted once into
-    the cache), a `.pt2` file of `torch.export.save`, `package.module:factory` or `path/file.py:factory`, or a hub id `organization/name`.
+    A reference is a directory with `config.json` and safetensors files, a `.gguf` file (converted once into the cache),
+    a `.pt2` file of `torch.export.save`, `package.module:factory` or `path/file.py:factory`, or a hub id
+    `organization/name`.
 
     Raises:
         ModelNotFound, CorruptWeights, UnsafeProgram, UnsupportedArchitecture, UnsupportedCheckpoint, HubUnreachable,

@@ -9,12 +9,12 @@ import ast
 import re
 
 _SYMBOL = re.compile(r"[suz]+\d+\Z")
-_FUNCTIONS = frozenset(
-    """Symbol Integer Add Mul Pow FloorDiv Mod PythonMod Max Min CeilDiv CleanDiv ModularIndexing Where FloorToInt
-    CeilToInt TruncToInt TruncToFloat IntTrueDiv FloatTrueDiv ToFloat PowByNatural RoundToInt Identity Equality
-    Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan Eq Ne Lt Le Gt Ge And Or Not Rational Float
-    BooleanTrue BooleanFalse""".split()
-)
+_NUMBERS = "Symbol Integer Rational Float Add Mul Pow Max Min Identity"
+_DIVISIONS = "FloorDiv Mod PythonMod CeilDiv CleanDiv ModularIndexing IntTrueDiv FloatTrueDiv PowByNatural"
+_CASTS = "FloorToInt CeilToInt TruncToInt TruncToFloat RoundToInt ToFloat"
+_TRUTHS = """Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan Eq Ne Lt Le Gt Ge And Or Not
+Where BooleanTrue BooleanFalse"""
+_FUNCTIONS = frozenset(" ".join((_NUMBERS, _DIVISIONS, _CASTS, _TRUTHS)).split())
 _POWERS = ("Pow", "PowByNatural")
 _LONGEST = 4096
 _LARGEST_POWER = 16

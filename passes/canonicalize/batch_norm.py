@@ -78,6 +78,7 @@ def _fold(match: Match, build: Builder) -> fx.Node:
     bias_name = str(b.target) if b is not None else f"{stem}bias" if stem != name else f"{name}.bias"
     new_w = _replace(build, w, name, rows.to(old.dtype))
     new_b = _replace(build, b, bias_name, shift.to(old.dtype))
+    assert callable(product.target)
     return build.call(product.target, product.args[0], new_w, new_b, *product.args[3:], **product.kwargs)
 
 

@@ -46,8 +46,8 @@ class QuantizeStatic(WeightPass):
         method: how a range is chosen: `max`, `percentile` or `mse`.
         percentile: share of the values, in percent, that a range by percentile holds.
         symmetric: activations without zero points.
-        min_channels: convolutions that read fewer channels, such as the first over an image, stay in float: their weights
-            are small and integer kernels are slower there. Those over groups of channels are not held to it.
+        min-channels: convolutions that read fewer channels, such as the first over an image, stay in float: their
+            weights are small and integer kernels are slower there. Those over groups are not held to it.
         search: ranges to try for every output channel of a weight besides the full one; 0 takes the full one.
     """
 
@@ -90,7 +90,7 @@ class QuantizeStatic(WeightPass):
         return [s for s in found if not any(self._is_narrow(product) for product in s.linears)]
 
     def _is_narrow(self, product: fx.Node) -> bool:
-        """Whether a convolution reads so few channels that integers don't pay. A depthwise one has kernels of its own."""
+        """Whether a convolution reads too few channels for integers to pay; depthwise ones have their own kernels."""
         if product.target not in CONVOLUTIONS or normalized(product)[0][6] != 1:
             return False
         weight = product.args[1]
