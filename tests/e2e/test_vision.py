@@ -17,7 +17,7 @@ from optcc.backends.registry import load_backend
 from optcc.compile import CompileOptions, CompileResult, compile_model
 from optcc.recipe import load_recipe
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_int8_keeps_the_decisions(example: Any, tmp_path: Path) -> None:
     assert measured["top1"]["value"] >= 0.99
     assert result.report.check["notes"] == []
     ledger = result.report.ledger
-    assert (ledger.quantized, ledger.quantized_bytes) == (11, 102_416)
+    assert (ledger.quantized, ledger.quantized_bytes) == (11, 102_376)
     assert ledger.stored_bytes < 0.3 * ledger.original_bytes
     assert "7 clamps folded" in " ".join(result.report.passes[-1].notes)
     images, labels = example.draw(512, seed=9)
