@@ -204,11 +204,9 @@ class UnsupportedCheckpoint(OptccError):
 
 
 class UnsafeProgram(OptccError):
-    """A `.pt2` file holds more than raw tensors and a plain graph, and loading it could run what is in it.
+    """Loading this `.pt2` file could run what is in it.
 
-    `torch.export.load` unpickles objects and evaluates text of the file. optcc looks at the file first and refuses
-    pickled weights, objects and inputs, compiled libraries, and names or sizes that are not of the form that
-    `torch.export.save` writes. Export the model again from its source, with tensors as inputs.
+    Only raw tensors and plain names are loaded, as `docs/models.md` says. Export the model again from its source.
     """
 
     code = "E210"
@@ -475,9 +473,6 @@ class BadCheckData(OptccError):
     """
 
     code = "E802"
-
-
-# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def all_errors() -> Iterator[type[OptccError]]:

@@ -49,6 +49,7 @@ def test_name_says_what_it_is(name: str) -> None:
     if name.startswith("int"):
         group = f"g{weight.group}" if weight.group else "channel"
         asym, act = "" if weight.symmetric else "-asym", "-a8" if scheme.activation else ""
+        act = "-static" if scheme.activation and scheme.activation.static else act
         half = "-half" if weight.scale == "float16" else ""
         assert name == f"{weight.type}-{group}{asym}{half}{act}"
 
