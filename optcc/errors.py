@@ -119,7 +119,7 @@ class BadSetting(OptccError):
 class ModelNotFound(OptccError):
     """The model is not there.
 
-    A model is a directory with `config.json` and safetensors files, a `.gguf` file, a hub id, or
+    A model is a directory with `config.json` and safetensors files, a `.gguf` or `.pt2` file, a hub id, or
     `package.module:factory`.
     """
 
@@ -177,8 +177,8 @@ class HubUnreachable(OptccError):
 class BadFactory(OptccError):
     """`package.module:factory` can't be used as a model.
 
-    The factory takes no arguments and returns `(module, example_inputs)`: an `nn.Module` and a dict of tensors by
-    argument name, or a tuple of tensors. See `docs/models.md`.
+    The factory takes no arguments and returns `(module, example_inputs[, dynamic_dims[, data]])`: an `nn.Module` and a
+    dict of tensors by argument name, or a tuple of tensors. See `docs/models.md`.
     """
 
     code = "E207"
@@ -201,6 +201,15 @@ class UnsupportedCheckpoint(OptccError):
     """
 
     code = "E209"
+
+
+class UnsafeProgram(OptccError):
+    """Loading this `.pt2` file could run what is in it.
+
+    Only raw tensors and plain names are loaded, as `docs/models.md` says. Export the model again from its source.
+    """
+
+    code = "E210"
 
 
 # --- graphs and passes -------------------------------------------------------------------------------------------
@@ -464,9 +473,6 @@ class BadCheckData(OptccError):
     """
 
     code = "E802"
-
-
-# --- helpers -----------------------------------------------------------------------------------------------------
 
 
 def all_errors() -> Iterator[type[OptccError]]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from optcc.accuracy.data import TextSet
+from optcc.artifact.digest import sha256_file
 from optcc.compile.original import Original
-from optcc.compile.samples import function_inputs, random_windows
+from optcc.compile.samples import Inputs, function_inputs, random_windows
 from optcc.compile.spec import manifest_spec
 from optcc.compile.texts import decoder_texts, text_tools
+from optcc.errors import BadCheckData
 from optcc.frontend import LoadOptions, ModelSource, export_tokenizer
 from optcc.ir.module import Module
 from optcc.pm.context import Calibration
-from optcc.recipe import CalibrateOptions
+from optcc.recipe import CalibrateOptions, Recipe
 
 
 def calibration(
@@ -64,6 +65,22 @@ def calibration(
     return _of_functions(inputs)
 
 
+def require_disjoint(recipe: Recipe) -> None:
+    """Raise BadCheckData if the same arrays are for learning and for checking. Texts are split by document."""
+
+    def arrays(names: Sequence[str]) -> dict[str, str]:
+        paths = [recipe.base / name for name in names if name.endswith(".npz")]
+        return {sha256_file(path): str(path) for path in paths if path.is_file()}
+
+    learned, checked = arrays(recipe.calibrate.data), arrays(recipe.check.data)
+    for digest in learned.keys() & checked.keys():
+        raise BadCheckData(
+            "the arrays of calibrate.data and check.data are the same",
+            where=checked[digest],
+            hint="what a pass learned from proves nothing about the artifact; split the data",
+        )
+
+
 def _of_texts(sets: Sequence[TextSet]) -> Calibration:
     batches = tuple(window_batch(torch.from_numpy(w)) for s in sets for w in s.windows)
     digest = hashlib.sha256(" ".join(s.digest for s in sets).encode()).hexdigest()
@@ -81,12 +98,12 @@ def window_batch(ids: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _of_functions(inputs: Sequence[Mapping[str, npt.NDArray[Any]]]) -> Calibration:
+def _of_functions(inputs: Inputs) -> Calibration:
     hasher = hashlib.sha256()
     batches = []
-    for batch in inputs:
+    for batch in inputs.batches:
         for name, value in sorted(batch.items()):
             hasher.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
         batches.append({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()})
     tokens = sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
-    return Calibration(tuple(batches), hasher.hexdigest(), tokens)
+    return Calibration(tuple(batches), hasher.hexdigest(), tokens, inputs.note)

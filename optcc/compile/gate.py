@@ -120,18 +120,27 @@ def _greedy(
 def check_function(
     pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
 ) -> Checked:
-    """Compare named outputs on sentences (models that read token ids) or on variations of the example inputs."""
+    """Compare named outputs on what `function_inputs` finds for the model.
+
+    Arguments as of `check_decoder`. Outputs that `options.classes` names hold class scores, for which top-1 agreement
+    is measured.
+    """
     parsed = parse_limits(limits)
     io = pair.manifest.spec
     outputs = list(io["outputs"])
     tokenizer = pair.tools.tokenizer if pair.tools else None
-    batches = function_inputs(pair.subject.source, io, tokenizer, options, base)
+    inputs = function_inputs(pair.subject.source, io, tokenizer, options, base)
 
     def counted() -> Iterator[Mapping[str, Array]]:
-        for index, batch in enumerate(batches):
+        for index, batch in enumerate(inputs.batches):
             yield batch
-            watch("examples", index + 1, len(batches))
+            watch("examples", index + 1, len(inputs.batches))
 
-    report = compare_function(lambda x: pair.original.call(x, outputs), pair.function.call, counted())
+    report = compare_function(
+        lambda x: pair.original.call(x, outputs),
+        pair.function.call,
+        counted(),
+        class_outputs=options.classes,
+    )
     measured: dict[str, Mapping[str, Estimate]] = dict(report.measurements())
-    return Checked(report, judge(parsed, measured))
+    return Checked(report, judge(parsed, measured), (inputs.note,) if inputs.note else ())

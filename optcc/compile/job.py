@@ -20,7 +20,7 @@ from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
 from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
-from optcc.compile.calibrate import calibration
+from optcc.compile.calibrate import calibration, require_disjoint
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
@@ -148,6 +148,7 @@ class Job:
                 self._preflight(module, backend, plan)
             self.stage(plan.stage_of(index))
             if steps[index].calibrates and ctx.calibration is None:
+                require_disjoint(self.recipe)
                 ctx.calibration = calibration(
                     source, self.load, module, self.recipe.calibrate, self.recipe.base
                 )

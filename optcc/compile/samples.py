@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from optcc.accuracy.data import Split, TextSet, load_text_sets
 from optcc.artifact.digest import sha256_bytes
+from optcc.compile.arrays import read_arrays
 from optcc.compile.texts import TextOptions
-from optcc.frontend import ModelSource
+from optcc.frontend import ModelSource, known_inputs
 from optcc.runtime.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
@@ -32,6 +35,19 @@ def random_windows(vocab: int, tokens: int, window: int, seed: int = 0) -> TextS
     return TextSet("random", windows, sha256_bytes(b"".join(w.tobytes() for w in windows)))
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments for a function.
+
+    Attributes:
+        batches: one call each, by argument name.
+        note: for people, when the inputs are not real ones.
+    """
+
+    batches: tuple[dict[str, Array], ...]
+    note: str | None = None
+
+
 def function_inputs(
     source: ModelSource,
     io: Mapping[str, Any],
@@ -39,20 +55,32 @@ def function_inputs(
     options: TextOptions,
     base: Path | None,
     split: Split = "check",
-) -> list[dict[str, Array]]:
-    """Batches of arguments for a function; those of the two splits have nothing in common but the example.
+) -> Inputs:
+    """Batches of arguments for a function; those of the two splits have nothing in common.
 
-    A text encoder with a tokenizer gets sentences of many lengths from the recipe's texts. Anything else gets its
-    example inputs and seeded variations of them: floating-point values redrawn with the example's mean and deviation,
+    In this order: arrays that the recipe's `data` names (`.npz`); sentences of many lengths from the recipe's texts for
+    a text encoder with a tokenizer; the data that the model's factory returns; seeded variations of the example inputs,
+    to which the check adds the example itself: floating-point values redrawn with the example's mean and deviation,
     integers redrawn from the example's range; booleans, and integers that are all 0 or 1, are masks and stay.
     """
-    inputs = io["inputs"]
-    if set(inputs) == {"input_ids", "attention_mask"} and tokenizer is not None:
+    files = [name for name in options.data if name.endswith(".npz")]
+    if files:
+        return Inputs(tuple(b for name in files for b in read_arrays((base or Path.cwd()) / name, io)))
+    if set(io["inputs"]) == {"input_ids", "attention_mask"} and tokenizer is not None:
         limit = int(io.get("limits", {}).get("S", 128))
-        return _sentences(tokenizer, options, min(limit, 128), base, split)
-    if source.factory is None:
-        return _random_ids(io, _SEEDS[split])
-    return _variations(source.factory, _SEEDS[split])
+        return Inputs(tuple(_sentences(tokenizer, options, min(limit, 128), base, split)))
+    known = known_inputs(source)
+    if known is None:
+        note = "the model has no tokenizer: random ids stand for text"
+        return Inputs(tuple(_random_ids(io, _SEEDS[split])), note)
+    if known.data.get(split):
+        return Inputs(tuple(_numpy(batch) for batch in known.data[split]))
+    note = f"no {split} data came with the model: seeded variations of its example inputs stand for it"
+    return Inputs(tuple(_variations(_numpy(known.example), split)), note)
+
+
+def _numpy(batch: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: value.detach().cpu().numpy() for name, value in batch.items()}
 
 
 def _sentences(
@@ -115,12 +143,9 @@ def _random_ids(io: Mapping[str, Any], seed: int) -> list[dict[str, Array]]:
     return batches
 
 
-def _variations(factory: str, seed: int) -> list[dict[str, Array]]:
-    from optcc.frontend.factory import call_factory
-
-    example = {name: value.detach().numpy() for name, value in call_factory(factory).example.items()}
-    generator = np.random.Generator(np.random.Philox(seed + 3))
-    batches: list[dict[str, Array]] = [example]
+def _variations(example: dict[str, Array], split: Split) -> list[dict[str, Array]]:
+    generator = np.random.Generator(np.random.Philox(_SEEDS[split] + 3))
+    batches = [example] if split == "check" else []
     while len(batches) < _EXAMPLES:
         batches.append({name: _vary(value, generator) for name, value in example.items()})
     return batches

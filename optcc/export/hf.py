@@ -95,7 +95,7 @@ def export_hf(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputInTheWay("there is something already", where=str(out), hint="export to another directory")
-    config = json.loads(origin.files["config.json"].read_text("utf-8"))
+    config: dict[str, Any] = json.loads(origin.files["config.json"].read_text("utf-8"))
     config.pop("quantization_config", None)
     quantized = {w.name: w for w in stored_weights(module)}
     plain = plain_weights(module)
@@ -109,7 +109,7 @@ def export_hf(
     tensors = [t for w in packed for t in chosen.tensors(module, w)]
     tensors += _plain(module, bones, {n: quantized[n] for n in opened}, plain, _dtype(config))
     narrow = all(t.dtype != torch.float32 for t in tensors if t.name in bones.parameters)
-    config |= bones.changes | {"dtype": str(config.get("dtype", "float32")) if narrow else "float32"}
+    config |= {**bones.changes, "dtype": str(config.get("dtype", "float32")) if narrow else "float32"}
     config.pop("torch_dtype", None)
     ignore = [name for name in bones.linears if f"{name}.weight" not in {w.name for w in packed}]
     files = chosen.files(config, ignore)
@@ -190,7 +190,7 @@ def _choose(module: Module, weights: Sequence[StoredWeight], wanted: str | None)
             if strange
             else "there is nothing quantized"
         )
-        hint = f"it has {', '.join(modelopt.ALGORITHMS)}; --format compressed-tensors holds more"
+        hint = f"it has {', '.join(modelopt.WRITTEN)}; --format compressed-tensors holds more"
         raise ExportRefused(
             f"modelopt's format has no spelling for {why}", where=strange[0] if strange else None, hint=hint
         )

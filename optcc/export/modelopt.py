@@ -22,12 +22,12 @@ from optcc.ir.module import Module
 NAME = "modelopt"
 Json = dict[str, Any]
 # What modelopt writes; NVFP4_AWQ is NVFP4 with a factor, which no artifact has.
-_WRITTEN = tuple(name for name in ALGORITHMS if name != "NVFP4_AWQ")
+WRITTEN = tuple(name for name in ALGORITHMS if name != "NVFP4_AWQ")
 
 
 def spell(weight: StoredWeight) -> str | None:
     """The `quant_algo` that means what a weight's scheme means, or None."""
-    return next((name for name in _WRITTEN if _means(ALGORITHMS[name], weight)), None)
+    return next((name for name in WRITTEN if _means(ALGORITHMS[name], weight)), None)
 
 
 def _means(algorithm: Algorithm, weight: StoredWeight) -> bool:

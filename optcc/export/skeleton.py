@@ -51,11 +51,11 @@ def skeleton(config: Mapping[str, Any], held: set[str]) -> Skeleton:
     Raises:
         UnsupportedArchitecture, CorruptWeights: the configuration can't be built.
     """
-    found = _built(config)
+    found: Any = _built(config)
     head = found.get_output_embeddings() if hasattr(found, "get_output_embeddings") else None
     names = {id(module): name for name, module in found.named_modules()}
     head_name = f"{names[id(head)]}.weight" if head is not None else ""
-    embedding = f"{names[id(found.get_input_embeddings())]}.weight"  # type: ignore[operator]
+    embedding = f"{names[id(found.get_input_embeddings())]}.weight"
     parameters = dict(found.named_parameters())
     changes: dict[str, Any] = {}
     if head_name and head_name not in parameters and {head_name, embedding} <= held:

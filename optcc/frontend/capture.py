@@ -1,4 +1,4 @@
-"""From a model to its graph. One call, `capture`, for decoders, encoders and factories."""
+"""From a model to its graph. One call, `capture`, for decoders, encoders, factories and exported programs."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def capture(source: ModelSource, options: LoadOptions | None = None) -> Captured
         from optcc.frontend.factory import capture_factory
 
         return capture_factory(source)
+    if source.program is not None:
+        from optcc.frontend.exported import capture_program
+
+        return capture_program(source)
     assert source.directory is not None
     attention.register()
     config = load_config(source.directory, options)

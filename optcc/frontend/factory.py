@@ -1,19 +1,23 @@
 """Any nn.Module: `package.module:factory` or `path/file.py:factory`.
 
-The factory takes no arguments and returns `(module, example_inputs)` or `(module, example_inputs,
-dynamic_dims)`. `example_inputs` is a dict of tensors by argument name, or a tuple in the order of `forward`;
-`dynamic_dims` says which
-axes vary: `{"pixels": {0: "B"}}`. Every other axis is fixed to the example's size.
+The factory takes no arguments and returns `(module, example_inputs)`, and as a third and fourth element what it knows
+besides: `dynamic_dims` and `data`.
+
+`example_inputs` is a dict of tensors by argument name, or a tuple in the order of `forward`. `dynamic_dims` says which
+axes vary: `{"pixels": {0: "B"}}`; every other axis is fixed to the example's size. `data` has real inputs, batch after
+batch in the form of `example_inputs`: `{"calibration": [...], "check": [...]}`, either of which may be missing; no
+batch may be in both.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,24 +30,47 @@ from optcc.frontend import facts
 from optcc.frontend.digest import files_digest
 from optcc.frontend.program import CapturedProgram, Dim, ModelSource
 
+SPLITS = ("calibration", "check")
+
 # torch.export ends its message with the range that the module's own sizes allow.
 _LIMIT = re.compile(r"^\s+(\w+) = Dim\('\1', max=(\d+)\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a factory returned, checked: a module, its inputs by name, and one name or size per axis."""
+    """What a factory returned, checked.
+
+    Attributes:
+        module: in evaluation mode.
+        example: its inputs by name.
+        dims: one name or size per axis of every input.
+        data: batches of inputs, by the split they are for; empty where the factory has none.
+    """
 
     module: nn.Module
     example: Mapping[str, Tensor]
     dims: Mapping[str, tuple[Dim, ...]]
+    data: Mapping[str, tuple[Mapping[str, Tensor], ...]]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that decides what is compiled, in a fixed order."""
+        yield from self.module.state_dict().items()
+        for split in ("example", *SPLITS):
+            for batch in (self.example,) if split == "example" else self.data.get(split, ()):
+                yield from ((f"{split} {name}", value) for name, value in batch.items())
 
 
 def factory_source(reference: str) -> ModelSource:
-    """The source of a factory, after finding the file it lies in. Raises BadFactory."""
+    """The source of a factory. Its digest covers the file it lies in, and the weights and data it returns: these may
+    come from other files. Raises BadFactory.
+    """
     file = inspect.getsourcefile(_find(reference))
     files = (Path(file),) if file else ()
-    return ModelSource(reference, "factory", files_digest(files), files, factory=reference)
+    digest = hashlib.sha256(files_digest(files).encode())
+    for name, value in call_factory(reference).tensors():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(tensor_bytes(value))
+    return ModelSource(reference, "factory", digest.hexdigest(), files, factory=reference)
 
 
 def call_factory(reference: str) -> Made:
@@ -58,11 +85,15 @@ def call_factory(reference: str) -> Made:
         raise
     except Exception as error:
         raise BadFactory(f"the factory raised {type(error).__name__}: {error}", where=reference) from error
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
-        raise BadFactory("the factory must return (module, example_inputs[, dynamic_dims])", where=reference)
+    if not isinstance(made, tuple) or len(made) not in (2, 3, 4) or not isinstance(made[0], nn.Module):
+        raise BadFactory(
+            "the factory must return (module, example_inputs[, dynamic_dims[, data]])", where=reference
+        )
     module = made[0].eval()
-    example = _by_name(module, made[1], reference)
-    return Made(module, example, _dims(example, made[2] if len(made) == 3 else {}, reference))
+    example = by_name(module.forward, made[1], reference)
+    dims = _dims(example, made[2] if len(made) > 2 else {}, reference)
+    data = _data(module, made[3] if len(made) > 3 else {}, dims, example, reference)
+    return Made(module, example, dims, data)
 
 
 def capture_factory(source: ModelSource) -> CapturedProgram:
@@ -73,22 +104,30 @@ def capture_factory(source: ModelSource) -> CapturedProgram:
     made = call_factory(source.factory)
     exported, limits = _export(made, source.name)
     weights, placeholders = weights_of(exported, made.module, {}, prefix="")
-    results = exported.graph.output_node().args[0]
-    assert isinstance(results, tuple | list)
-    names = ("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results)))
     return CapturedProgram(
         exported,
         weights,
         placeholders,
         tuple(made.example),
         made.dims,
-        names,
+        output_names(exported),
         "function",
         None,
         source,
         {k: v for k, v in facts.count(made.module, 0).items() if k not in ("attentions", "ropes")},
         limits,
     )
+
+
+def output_names(exported: ExportedProgram) -> tuple[str, ...]:
+    """`output`, or `output_0` and on; the keys where the program returns a dict of tensors with text for keys."""
+    results = exported.graph.output_node().args[0]
+    assert isinstance(results, tuple | list)
+    spec = exported.call_spec.out_spec
+    keys = spec.context if spec.type is dict else ()
+    if len(keys) == len(results) and all(isinstance(key, str) and key.isidentifier() for key in keys):
+        return tuple(keys)
+    return ("output",) if len(results) == 1 else tuple(f"output_{i}" for i in range(len(results)))
 
 
 def _export(made: Made, name: str) -> tuple[ExportedProgram, dict[str, int]]:
@@ -146,11 +185,18 @@ def _load_file(path: Path, reference: str) -> object:
     return module
 
 
-def _by_name(module: nn.Module, inputs: object, reference: str) -> dict[str, Tensor]:
+def tensor_bytes(value: Tensor) -> memoryview:
+    """A tensor's content, for hashing."""
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")  # type: ignore[arg-type]
+
+
+def by_name(forward: Callable[..., object], inputs: object, reference: str) -> dict[str, Tensor]:
+    """Inputs as a dict by argument name. Raises BadFactory."""
     if isinstance(inputs, Tensor):
         inputs = (inputs,)
     if isinstance(inputs, tuple | list):
-        names = list(inspect.signature(module.forward).parameters)
+        names = list(inspect.signature(forward).parameters)
         if len(inputs) > len(names):
             raise BadFactory(
                 f"{len(inputs)} example inputs for {len(names)} arguments of forward", where=reference
@@ -162,6 +208,56 @@ def _by_name(module: nn.Module, inputs: object, reference: str) -> dict[str, Ten
             where=reference,
         )
     return {str(name): value for name, value in inputs.items()}
+
+
+def _data(
+    module: nn.Module,
+    given: object,
+    dims: Mapping[str, tuple[Dim, ...]],
+    example: Mapping[str, Tensor],
+    reference: str,
+) -> dict[str, tuple[Mapping[str, Tensor], ...]]:
+    """Batches by split, each like the example but for the axes that vary, and none in both."""
+    if not isinstance(given, Mapping) or not set(given) <= set(SPLITS):
+        raise BadFactory('data must be a dict: {"calibration": batches, "check": batches}', where=reference)
+    data: dict[str, tuple[Mapping[str, Tensor], ...]] = {
+        split: tuple(by_name(module.forward, batch, reference) for batch in given[split])
+        for split in SPLITS
+        if split in given
+    }
+    for split, batches in data.items():
+        for index, batch in enumerate(batches):
+            if wrong := _unlike(batch, example, dims):
+                raise BadFactory(f"data: batch {index} of {split}: {wrong}", where=reference)
+    seen = {_batch_digest(batch) for batch in data.get("calibration", ())}
+    if any(_batch_digest(batch) in seen for batch in data.get("check", ())):
+        raise BadFactory(
+            "data: a batch is in both calibration and check",
+            where=reference,
+            hint="what a pass learned from proves nothing about the artifact; split the data",
+        )
+    return data
+
+
+def _unlike(
+    batch: Mapping[str, Tensor], example: Mapping[str, Tensor], dims: Mapping[str, tuple[Dim, ...]]
+) -> str | None:
+    """What of a batch doesn't fit the example, or None."""
+    if set(batch) != set(example):
+        return f"its inputs are {', '.join(sorted(batch))}, the example's {', '.join(sorted(example))}"
+    for name, value in batch.items():
+        sizes, axes = tuple(value.shape), dims[name]
+        fits = len(sizes) == len(axes) and all(a == s for a, s in zip(axes, sizes) if isinstance(a, int))
+        if not fits or value.dtype != example[name].dtype:
+            return f"{name} is {value.dtype} {sizes}, the example {example[name].dtype} {axes}"
+    return None
+
+
+def _batch_digest(batch: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(batch.items()):
+        digest.update(name.encode() + tensor_bytes(value))
+    return digest.hexdigest()
 
 
 def _dims(example: Mapping[str, Tensor], dynamic: object, reference: str) -> dict[str, tuple[Dim, ...]]:

@@ -123,6 +123,9 @@ def _weight(module: Module, graph: fx.Graph, name: str, source: WeightSource) ->
 
 def _input(module: Module, graph: fx.Graph, name: str, old: fx.Node, program: CapturedProgram) -> fx.Node:
     node = graph.placeholder(name)
+    node.name = (
+        name  # fx renames what Python calls a function, such as `input`; callers know the input by its name
+    )
     shape = [d if isinstance(d, int) else module.dims.parse(d) for d in program.dims[name]]
     node.meta["val"] = module.dims.tensor(old.meta["val"].dtype, shape)
     return node

@@ -33,8 +33,8 @@ def load_original(
         differs from
     the stored type, which copies them. `dtype` None keeps the stored type. Decoders answer as
     `AutoModelForCausalLM`, encoders as the wrapper that is captured (`input_ids`, `attention_mask` -> one
-    tensor); a factory's module is returned as it is. The original of a quantized checkpoint has its dequantized
-    weights, which are kept in the cache, and doesn't round activations.
+    tensor); a factory's module and an exported program are returned as they are. The original of a quantized checkpoint
+    has its dequantized weights, which are kept in the cache, and doesn't round activations.
 
     Raises: as `capture` does.
     """
@@ -43,6 +43,10 @@ def load_original(
         from optcc.frontend.factory import call_factory
 
         return call_factory(source.factory).module
+    if source.program is not None:
+        from optcc.frontend.exported import Program, load_program
+
+        return Program(load_program(source.program))
     assert source.directory is not None
     config = load_config(source.directory, options)
     kind = model_kind(config)

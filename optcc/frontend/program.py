@@ -50,19 +50,21 @@ class ModelSource:
     Attributes:
         name: for people: directory name, file stem, hub id or factory.
         kind: how it is read. A GGUF file has become a directory by now.
-        digest: SHA-256 over what was given (configuration and weights, or the GGUF file); of a factory, its
-            source file.
+        digest: SHA-256 over what was given (configuration and weights, the GGUF or .pt2 file); of a factory, its
+            source file with what it returns.
         files: what was hashed.
-        directory: transformers directory; None for a factory.
-        factory: `package.module:name` or `path/file.py:name`; None for a directory.
+        directory: transformers directory; None for other kinds.
+        factory: `package.module:name` or `path/file.py:name`; None for other kinds.
+        program: a `.pt2` file; None for other kinds.
     """
 
     name: str
-    kind: Literal["directory", "factory"]
+    kind: Literal["directory", "factory", "program"]
     digest: str
     files: tuple[Path, ...]
     directory: Path | None = None
     factory: str | None = None
+    program: Path | None = None
 
 
 @dataclass(frozen=True)

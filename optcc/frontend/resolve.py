@@ -30,12 +30,13 @@ def refuse_quantized(config: Mapping[str, object], where: str) -> None:
 def resolve(reference: str, options: LoadOptions | None = None) -> ModelSource:
     """Find the model that `reference` means, and check that its files are whole.
 
-    A reference is a directory with `config.json` and safetensors files, a `.gguf` file (converted once into
-    the cache), `package.module:factory` or `path/file.py:factory`, or a hub id `organization/name`.
+    A reference is a directory with `config.json` and safetensors files, a `.gguf` file (converted once into the cache),
+    a `.pt2` file of `torch.export.save`, `package.module:factory` or `path/file.py:factory`, or a hub id
+    `organization/name`.
 
     Raises:
-        ModelNotFound, CorruptWeights, UnsupportedArchitecture, UnsupportedCheckpoint, HubUnreachable, BadFactory,
-        CannotWrite.
+        ModelNotFound, CorruptWeights, UnsafeProgram, UnsupportedArchitecture, UnsupportedCheckpoint, HubUnreachable,
+        BadFactory, CannotWrite.
     """
     options = options or LoadOptions()
     path = Path(reference).expanduser()
@@ -43,8 +44,12 @@ def resolve(reference: str, options: LoadOptions | None = None) -> ModelSource:
         return _directory(path, path.resolve().name)
     if path.suffix == ".gguf":
         return _gguf(path)
+    if path.suffix == ".pt2":
+        return _program(path)
     if path.is_file():
-        raise ModelNotFound(f"{path.name} is neither a directory nor a .gguf file", where=str(path.parent))
+        raise ModelNotFound(
+            f"{path.name} is neither a directory nor a .gguf or .pt2 file", where=str(path.parent)
+        )
     if _FACTORY.match(reference):
         from optcc.frontend.factory import factory_source
 
@@ -58,7 +63,7 @@ def _not_found(path: Path) -> ModelNotFound:
     folder = path.parent
     if not folder.is_dir():
         return ModelNotFound(f"no model {path.name!r}: {folder} does not exist", where=str(path))
-    names = [entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix == ".gguf"]
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix in (".gguf", ".pt2")]
     return ModelNotFound(
         f"there is no {path.name!r} in {folder}", where=str(path), hint=nearest(path.name, names)
     )
@@ -104,6 +109,14 @@ def _gguf(path: Path) -> ModelSource:
 
     digest = file_digest(path)
     return ModelSource(path.stem, "directory", digest, (path,), directory=convert(path, digest))
+
+
+def _program(path: Path) -> ModelSource:
+    if not path.is_file():
+        raise _not_found(path)
+    from optcc.frontend.exported import program_source
+
+    return program_source(path)
 
 
 def _hub(name: str) -> ModelSource:

@@ -132,6 +132,7 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
             fx.map_arg(node.kwargs, lambda n: mapping[n]),
             name=node.name,
         )
+        twin.name = node.name  # fx would rename an input called `input`
         twin.meta = dict(node.meta)
         mapping[node] = twin
     return new

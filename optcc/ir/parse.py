@@ -115,6 +115,7 @@ class _Reader:
     def node(self, graph: fx.Graph, name: str, type_text: str, call: str, source: str | None) -> None:
         if call == "input":
             node = graph.placeholder(name)
+            node.name = name  # fx would rename `input`
             node.meta["val"] = parse_type(type_text, self.module.dims)
         else:
             match = _CALL.fullmatch(call)

@@ -22,11 +22,13 @@ class Calibration:
             window of text per batch.
         digest: SHA-256 of the data.
         tokens: in all batches; 0 for models that read no tokens.
+        note: for people, when the data is not real.
     """
 
     batches: tuple[Mapping[str, Tensor], ...]
     digest: str
     tokens: int
+    note: str | None = None
 
 
 def _no_progress(text: str, done: int, total: int) -> None:

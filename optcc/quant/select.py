@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from optcc.recipe.schemes import Scheme
 
 _LINEAR = torch.ops.aten.linear.default
 _EMBEDDING = torch.ops.aten.embedding.default
+_CONVOLUTIONS = tuple(getattr(torch.ops.aten, f"conv{n}d").default for n in (1, 2, 3))
 PARTS = ("all", "body", "vocabulary")
 _COMMON_GROUPS = (16, 32, 64, 128, 256)
 
@@ -25,8 +27,8 @@ class Selected:
 
     Attributes:
         name: the weight.
-        shape: [O, K].
-        linears: the linears that multiply by it.
+        shape: [O, K]; of a convolution [O, C/groups * kernel].
+        linears: the linears, or the convolutions, that multiply by it.
         embeddings: the look-ups that read its rows; with linears too, the weight is tied.
     """
 
@@ -44,6 +46,7 @@ def select_weights(
     only: Sequence[str] = (),
     part: str = "all",
     taken: frozenset[str] = frozenset(),
+    convolutions: bool = False,
 ) -> list[Selected]:
     """The weights of all linears, and of embeddings and the head where the scheme says so.
 
@@ -54,12 +57,13 @@ def select_weights(
         only: names, `*` allowed, of the weights to take; empty for all.
         part: of PARTS.
         taken: names that are not there any more.
+        convolutions: take their weights too.
 
     Raises:
         GroupSize: weights whose width the group doesn't divide, all of them, with the groups that do.
         BadOption: a name in `skip` or `only` matches nothing.
     """
-    candidates = _candidates(module)
+    candidates = _candidates(module) + (_convolutions(module) if convolutions else [])
     found = [s for s in candidates if _in_part(module, s, part, scheme) and s.name not in taken]
     _check_patterns(candidates, "skip", skip)
     _check_patterns(candidates, "only", only)
@@ -92,6 +96,22 @@ def _candidates(module: Module) -> list[Selected]:
             rows, width = node.meta["val"].shape
             found.append(Selected(str(node.target), (int(rows), int(width)), linears, embeddings))
     return found
+
+
+def _convolutions(module: Module) -> list[Selected]:
+    found = []
+    for node in module.nodes():
+        users = tuple(node.users)
+        if node.op == "get_attr" and users and all(_convolves(user, node) for user in users):
+            rows, *rest = (int(d) for d in node.meta["val"].shape)
+            found.append(Selected(str(node.target), (rows, math.prod(rest)), users, ()))
+    return found
+
+
+def _convolves(user: fx.Node, weight: fx.Node) -> bool:
+    """Whether a node is a convolution by this weight, which is none of its other operands."""
+    operands = [a for a in user.all_input_nodes if a is weight]
+    return user.target in _CONVOLUTIONS and user.args[1] is weight and len(operands) == 1
 
 
 def _is_vocabulary(module: Module, embeddings: tuple[fx.Node, ...], node: fx.Node) -> bool:

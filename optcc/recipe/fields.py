@@ -91,6 +91,7 @@ FIELDS: dict[str, Reader] = {
     "check.data": readers.list_of(datum),
     "check.tokens": readers.whole(1),
     "check.window": readers.whole(2),
+    "check.classes": readers.list_of(readers.text),
     **{f"check.limits.{metric}": readers.optional(readers.number) for metric in METRICS},
     "check.enabled": readers.flag,
 }

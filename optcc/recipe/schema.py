@@ -99,6 +99,7 @@ class CheckOptions:
         data: names of built-in texts, or files relative to the recipe's `base`.
         tokens: how many tokens are compared, over all texts.
         window: tokens per window.
+        classes: outputs of a function that hold class scores, for which `top1` is measured.
         limits: metric to limit; a metric that is absent takes the quantization scheme's default.
         enabled: false skips the comparison, and the artifact says `unchecked`.
     """
@@ -106,6 +107,7 @@ class CheckOptions:
     data: tuple[str, ...] = ("prose", "code", "chat")
     tokens: int = 8192
     window: int = 512
+    classes: tuple[str, ...] = ("logits",)
     limits: Mapping[str, float] = field(default_factory=dict)
     enabled: bool = True
 
@@ -150,6 +152,7 @@ class Recipe:
                 "data": list(self.check.data),
                 "tokens": self.check.tokens,
                 "window": self.check.window,
+                "classes": list(self.check.classes),
                 "limits": dict(sorted(self.check.limits.items())),
                 "enabled": self.check.enabled,
             },

@@ -53,6 +53,11 @@ def _silu(match: Match, build: Builder) -> fx.Node:
     return build.call(aten.silu.default, match.node("x"))
 
 
+def _clamp(match: Match, build: Builder) -> fx.Node:
+    low, high = match.values.get("low", 0.0), match.values.get("high", 6.0)
+    return build.call(aten.clamp.default, match.node("x"), low, high)
+
+
 _SQUARE = either(op("aten.pow.Tensor_Scalar", _X, 2), op(_MUL, _X, _X))
 _CUBE = either(op("aten.pow.Tensor_Scalar", _X, 3), op(_MUL, _SQUARE, _X))
 # sqrt(2/pi) (x + 0.044715 x^3)
@@ -88,13 +93,15 @@ class Activation(RewritePass):
 
     `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) = gelu_tanh(x)` in the forms of GPT-2, gelu_new and
     gelu_fast; `0.5 x (1 + erf(x / sqrt(2))) = gelu(x)`; `x sigmoid(x) = silu(x)`. The sigmoid approximation
-    `x sigmoid(1.702 x)` is a function of its own and stays.
+    `x sigmoid(1.702 x)` is a function of its own and stays. `relu6(x) = clamp(x, 0, 6)`, and hardtanh is a clamp too.
 
-    Before: identities are gone. After: these forms are `aten.gelu` and `aten.silu`.
+    Before: identities are gone. After: these forms are `aten.gelu`, `aten.silu` and `aten.clamp`.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = cleanups(
         *_rules("gelu-tanh", _TANH, _gelu_tanh, _numbers(cubic=0.044715, root=math.sqrt(2.0 / math.pi))),
         *_rules("gelu-erf", _ERF, _gelu, _check_erf),
         Rule("silu", op(_MUL, _X, op("aten.sigmoid.default", _X)), _silu),
+        Rule("relu6", op("aten.relu6.default", _X), _clamp),
+        Rule("hardtanh", op("aten.hardtanh.default", _X, Const("low"), Const("high")), _clamp),
     )

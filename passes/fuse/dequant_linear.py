@@ -46,8 +46,18 @@ def _check_linear(match: Match) -> str | None:
         return why
     if dtype(match.node("x")) != dtype(match.root):
         return f"x is {dtype(match.node('x'))}, the result is {dtype(match.root)}"
+    if _is_static(match.node("x")):
+        return "x has a static scale: a backend joins its rounding with the linear itself"
     bias = match["bias"]
     return None if bias is None or bias.op == "get_attr" else "the bias is computed"
+
+
+def _is_static(x: fx.Node) -> bool:
+    """Whether a value is `dequantize(quantize_static(...))`."""
+    if x.target is not _OPS.dequantize.default:
+        return False
+    packed = x.args[0]
+    return isinstance(packed, fx.Node) and packed.target is _OPS.quantize_static.default
 
 
 def _linear(match: Match, build: Builder) -> fx.Node:

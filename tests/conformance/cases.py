@@ -341,6 +341,22 @@ IMAGES = [
         lambda b, x: b.call(A.conv1d.default, x, b.new_weight("w", weight(3, 4, 5)), None, [2], [2]),
     ),
     Case("max-pool", IMAGE, call(A.max_pool2d.default, [3, 2], [2], [1, 0])),
+    Case(
+        "adaptive-max-pool",
+        IMAGE,
+        lambda b, x: tuple(
+            b.item(b.call(A.adaptive_max_pool2d.default, x, sizes), 0) for sizes in ([1, 1], [3, 4])
+        ),
+    ),
+    Case(
+        "depthwise",
+        IMAGE,
+        lambda b, x: b.call(
+            A.conv2d.default, x, b.new_weight("w", weight(8, 1, 3, 3)), None, [1, 1], [2, 2], [2, 2], 4
+        ),
+    ),
+    Case("pad", IMAGE, call(A.pad.default, [1, 2, 0, 3], "constant", 0.5)),
+    Case("constant-pad", IMAGE, call(A.constant_pad_nd.default, [1, 1, 0, 2])),
     Case("avg-pool", IMAGE, call(A.avg_pool2d.default, [3], [2], [1], False, False)),
     Case(
         "adaptive-pool",
@@ -350,6 +366,12 @@ IMAGES = [
             b.call(A.adaptive_avg_pool2d.default, x, [3, 4]),
         ),
     ),
+]
+ACTIVATIONS = [
+    *(
+        Case(name, X, chain(call(A.mul.Tensor, 3.0), call(getattr(A, name).default, *rest)))
+        for name, *rest in (("hardswish",), ("hardsigmoid",), ("leaky_relu", 0.2), ("elu", 1.5), ("mish",))
+    )
 ]
 GATED = [
     Case(f"gated-{kind}", {"x": "f32[1, T, 8]"}, call(torch.ops.optcc.gated_activation.default, kind))
@@ -364,4 +386,4 @@ ROPE = [
 ]  # fmt: skip
 
 CASES = [*UNARY, *POSITIVE, *BINARY, *COMPARE, *ARITHMETIC, *LOGIC, *CASTS, *SHAPE, *INDEX, *CREATE, *REDUCE,
-         *LINEAR, *NORM, *IMAGES, *GATED, *ROPE]  # fmt: skip
+         *LINEAR, *NORM, *IMAGES, *ACTIVATIONS, *GATED, *ROPE]  # fmt: skip

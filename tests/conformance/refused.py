@@ -49,6 +49,12 @@ REFUSED = [
         (Case("dropout", X, call(A.dropout.default, 0.5, True)), "training"),
         (Case("order-three-norm", X, call(A.linalg_vector_norm.default, 3, [-1])), "order 3"),
         (Case("uneven-pool", IMAGE, call(A.adaptive_avg_pool2d.default, [5, 5])), "windows differ"),
+        (Case("max-places", IMAGE, lambda b, x: b.call(
+            A.add.Tensor, b.item(b.call(A.adaptive_max_pool2d.default, x, [1, 1]), 1), 1)), "places of the maxima"),
+        (Case("reflecting", IMAGE, call(A.pad.default, [1, 1, 1, 1], "reflect")), "mode reflect"),
+        (Case("scaled-elu", X, call(A.elu.default, 1.0, 1.05)), "a scale of its own"),
+        (Case("static-int4", X, lambda b, x: b.call(Q.quantize_static.default, x, b.new_weight("s", weight(1)), None,
+              "int4")), "static int4"),
         (Case("int3", WIDE, _linear(WeightFormat("int3", 32))), "no kernel for int3"),
         (Case("fp8", WIDE, _linear(WeightFormat("e4m3", 0))), "no kernel for e4m3"),
         (Case("nvfp4", WIDE, _linear(WeightFormat("e2m1", 16, scale="e4m3"))), "no kernel for e2m1"),

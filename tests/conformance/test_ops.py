@@ -20,8 +20,9 @@ from tests.conformance.harness import (
 from tests.conformance.quantized_cases import QUANTIZED
 from tests.conformance.refused import REFUSED, Refused
 from tests.conformance.spellings import SPELLINGS
+from tests.conformance.static_cases import STATIC
 
-ALL = [*CASES, *QUANTIZED, *SPELLINGS]
+ALL = [*CASES, *QUANTIZED, *STATIC, *SPELLINGS]
 
 
 @pytest.mark.parametrize("backend", backend_names())

@@ -1,6 +1,7 @@
 """Imports every family, which registers its lowerings."""
 
 from optcc.backends.onnxruntime.lower import (
+    activation,
     attention,
     binary,
     compare,
@@ -14,10 +15,12 @@ from optcc.backends.onnxruntime.lower import (
     reduce,
     rope,
     shape,
+    static,
     unary,
 )
 
 __all__ = [
+    "activation",
     "attention",
     "binary",
     "compare",
@@ -31,5 +34,6 @@ __all__ = [
     "reduce",
     "rope",
     "shape",
+    "static",
     "unary",
 ]

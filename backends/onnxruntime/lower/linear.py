@@ -12,6 +12,7 @@ from torch import fx
 
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.registry import lowers
+from optcc.backends.onnxruntime.lower.static import integer_product
 from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def product(emit: Emitter, x: ir.Value, rank: int, weight: ir.Value, bias: ir.Va
 def linear(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """`x @ w.T + b`."""
     x, weight, bias = operands
+    joined = integer_product(emit, x, weight, bias)
+    if joined is not None:
+        return joined
     b = None if bias is None else emit.value(bias)
     return product(emit, emit.value(x), rank_of(x), emit.value(weight), b)
 

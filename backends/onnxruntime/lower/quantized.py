@@ -16,6 +16,7 @@ from optcc.backends.onnxruntime.lower.blocks import Table, embedding_kernel, lin
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.linear import product
 from optcc.backends.onnxruntime.lower.registry import lowers
+from optcc.backends.onnxruntime.lower.static import dequantize_static, is_static
 from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def _refuse_dequantize(node: fx.Node, given: list[Any]) -> str | None:
 def dequantize(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value:
     """`(level - zero) * scale`."""
     table, dtype = Table.of(node), given[7]
+    if is_static(node) and dtype == torch.float32:
+        return dequantize_static(emit, node)
     wide = _opened(emit, table).dequantized(emit, rank_of(node), table.group)
     return wide if dtype == torch.float32 else emit.to(wide, dtype)
 

@@ -28,8 +28,9 @@ def round_inputs(module: Module, weights: Mapping[str, WeightSource]) -> None:
     packed = {name: source.packed for name, source in weights.items() if source.packed is not None}
     if not packed:
         return
-    module.attrs["checkpoint"] = {name: _label(form) for name, form in sorted(packed.items())}
-    module.attrs["schemes"] = dict(module.attrs["checkpoint"])
+    labels = {name: _label(form) for name, form in sorted(packed.items())}
+    module.attrs["checkpoint"] = {**labels}
+    module.attrs["schemes"] = {**labels}
     by_tensor = {f"{name}.packed": name for name in packed}
     made: dict[tuple[object, ...], fx.Node] = {}
     shared: dict[str, str] = {}

@@ -79,13 +79,13 @@ def quantize_activation(
 
 
 def quantize_static(x: Tensor, scale: Tensor, zero: Tensor | None, format: str) -> Tensor:
-    """`round(x / scale + zero)` with a scale found by calibration, one for the whole tensor.
+    """`round(x / scale) + zero` with a scale found by calibration, one for the whole tensor; ONNX's QuantizeLinear.
 
     Shapes: x [..., K], scale float32 [1], zero int8 [1] -> [..., packed width].
     """
     number = find_format(format)
     scaled = x.to(torch.float32) / scale
-    return number.pack(number.round(scaled if zero is None else scaled + zero))
+    return number.pack(number.round(scaled if zero is None else scaled.round_() + zero))
 
 
 def quantized_linear(

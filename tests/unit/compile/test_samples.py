@@ -38,7 +38,7 @@ def test_variations_leave_masks_alone(tmp_path: Path) -> None:
     source = ModelSource("made", "factory", "", (), factory=f"{tmp_path / 'made.py'}:make")
     batches = function_inputs(
         source, {"inputs": {"ids": {}, "mask": {}, "x": {}}}, None, CheckOptions(), None
-    )
+    ).batches
     assert len(batches) == 8
     first = batches[0]
     for other in batches[1:]:
@@ -53,7 +53,7 @@ def test_sentences_hold_the_tokens_that_were_asked_for(tokens: int) -> None:
     source = ModelSource("words", "directory", "", ())
     words: Any = Words()
     options = CheckOptions(data=("prose", "chat"), tokens=tokens, window=200)
-    batches = function_inputs(source, io, words, options, None)
+    batches = function_inputs(source, io, words, options, None).batches
     lengths = np.concatenate([batch["attention_mask"].sum(1) for batch in batches])
     assert lengths.sum() == tokens + 2 * len(lengths)
     assert 3 <= lengths.min() <= lengths.max() <= 64

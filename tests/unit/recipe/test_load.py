@@ -87,6 +87,7 @@ def test_defaults(tmp_path: Path) -> None:
             "data": ["prose", "code", "chat"],
             "tokens": 8192,
             "window": 512,
+            "classes": ["logits"],
             "limits": {},
             "enabled": True,
         },
