@@ -110,6 +110,19 @@ def test_it_answers_more_like_its_original() -> None:
     assert torch.equal(module.weights["up.weight.zero"], plain.weights["up.weight.zero"])
 
 
+def test_it_starts_from_what_gptq_packed() -> None:
+    """Hardly trained, the levels are still those of GPTQ, which rounding to nearest would not give."""
+    plain, first, module = decoder(), decoder(), decoder()
+    run_pipeline(plain, parse_pipeline("quantize.linear{scheme=int3-g64-asym}"), Context(), [Check()])
+    step = parse_pipeline("quantize.gptq{scheme=int3-g64-asym}")
+    run_pipeline(first, step, Context(calibration=data()), [Check()])
+    tiny = "quantize.distill{scheme=int3-g64-asym start=quantize.gptq steps=2 lr=1e-9 scale-lr=1e-9}"
+    run_pipeline(module, parse_pipeline(tiny), Context(calibration=data()), [Check()])
+    for name in ("q.weight.packed", "up.weight.packed"):
+        assert torch.equal(module.weights[name], first.weights[name])
+        assert not torch.equal(plain.weights[name], first.weights[name])
+
+
 def test_the_same_bytes_again() -> None:
     first, second = decoder(), decoder()
     run(first)
