@@ -53,7 +53,7 @@ class QuantizeStatic(WeightPass):
 
     calibrates: ClassVar[bool] = True
 
-    scheme: str = "int8-channel-static"
+    scheme: str = "int8-static"
     method: str = "mse"
     percentile: float = 99.99
     symmetric: bool = False
@@ -67,7 +67,7 @@ class QuantizeStatic(WeightPass):
         if form is None or not form.static or form.type != "int8":
             raise BadOption(
                 f"scheme: the activations of {scheme.name} are not static int8",
-                hint="`int8-channel-static` has them; `quantize.linear` takes all other schemes",
+                hint="`int8-static` has them; `quantize.linear` takes all other schemes",
             )
         if self.method not in METHODS:
             raise BadOption(f"method: there is no {self.method!r}", hint=nearest(self.method, list(METHODS)))

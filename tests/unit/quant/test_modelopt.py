@@ -55,12 +55,12 @@ _SMOOTH = Method({"method": "smoothquant", "alpha": 0.5}, smooths=True, by_input
 CASES = {
     "int8 weights": Case(load_scheme("int8-channel"), _MAX),
     "int8 weights by least error": Case(load_scheme("int8-channel"), Method({"method": "mse"})),
-    "int8 weights and inputs": Case(load_scheme("int8-channel-static"), _MAX),
+    "int8 weights and inputs": Case(load_scheme("int8-static"), _MAX),
     "int8 inputs by percentile": Case(
-        load_scheme("int8-channel-static"), Method({"method": "max"}, "percentile", 99.0)
+        load_scheme("int8-static"), Method({"method": "max"}, "percentile", 99.0)
     ),
-    "int8 inputs by least error": Case(load_scheme("int8-channel-static"), Method({"method": "max"}, "mse")),
-    "int8 smoothed": Case(load_scheme("int8-channel-static"), _SMOOTH),
+    "int8 inputs by least error": Case(load_scheme("int8-static"), Method({"method": "max"}, "mse")),
+    "int8 smoothed": Case(load_scheme("int8-static"), _SMOOTH),
     "fp8 weights and inputs": Case(load_scheme("fp8-tensor-static"), _MAX),
     "fp8 weights by channel": Case(_scheme("channel", WeightFormat("e4m3", 0), _E4M3), _MAX),
     "fp8 weights in blocks": Case(_scheme("blocks", WeightFormat("e4m3", 32, rows=48)), _MAX),
@@ -177,13 +177,13 @@ def test_a_tied_head_is_rounded_and_keeps_its_embedding(canonical: Canonical) ->
     ("text", "error", "says"),
     [
         ("quantize.awq{alpha-step=0.0}", BadOption, "alpha-step"),
-        ("quantize.awq{scheme=int8-channel-static}", BadOption, "static activations"),
+        ("quantize.awq{scheme=int8-static}", BadOption, "static activations"),
         ("quantize.awq{scheme=fp8-b128}", BadOption, "single rows"),
         ("quantize.awq{scheme=int4-g128}", GroupSize, "groups of 128"),
         ("quantize.smoothquant{alpha=1.5}", BadOption, "from 0 to 1"),
         ("quantize.smoothquant{scheme=int4-g64-a8}", BadOption, "int8 weights"),
-        ("quantize.smoothquant{scheme=int8-channel-static part=all only=[*]}", None, ""),
-        ("quantize.smoothquant{scheme=int8-channel-static part=vocabulary}", BadOption, "tied head"),
+        ("quantize.smoothquant{scheme=int8-static part=all only=[*]}", None, ""),
+        ("quantize.smoothquant{scheme=int8-static part=vocabulary}", BadOption, "tied head"),
         ("quantize.calibrated{inputs=maximum}", BadOption, "no range 'maximum'"),
         ("quantize.calibrated{percentile=12.0}", BadOption, "50 to 100"),
         ("quantize.calibrated{scheme=int8-channel inputs=mse}", BadOption, "no static activations"),

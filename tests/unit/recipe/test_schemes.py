@@ -46,10 +46,11 @@ def test_name_says_what_it_is(name: str) -> None:
     weight = scheme.weight
     assert {"kl", "top1", "cosine"} <= set(scheme.limits)
     assert scheme.to_json()["weight"]["type"] == weight.type
-    if name.startswith("int"):
+    if scheme.activation and scheme.activation.static:
+        assert name.endswith("static")
+    elif name.startswith("int"):
         group = f"g{weight.group}" if weight.group else "channel"
         asym, act = "" if weight.symmetric else "-asym", "-a8" if scheme.activation else ""
-        act = "-static" if scheme.activation and scheme.activation.static else act
         half = "-half" if weight.scale == "float16" else ""
         assert name == f"{weight.type}-{group}{asym}{half}{act}"
 
