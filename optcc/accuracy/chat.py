@@ -17,7 +17,7 @@ from optcc.cache import default_cache
 Message = dict[str, str]
 
 # An answer is cut here: enough for the built-in windows, cheap to generate.
-ANSWER_TOKENS = 64
+ANSWER_TOKENS = 40
 
 
 @dataclass(frozen=True)

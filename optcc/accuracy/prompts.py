@@ -61,4 +61,59 @@ PROMPTS: tuple[str, ...] = (
     "Tell me the story of the tortoise and the hare in your own words.",
     "What does a heart do, and how does blood travel through the body?",
     "A rectangle is 8 metres long and 5 metres wide. What are its area and perimeter? Explain both words.",
+    (
+        "Summarize this in two sentences: The town library will be closed from Monday to Thursday while "
+        "new shelves are "
+        "built. Books that are due in that week can be returned until Saturday without a fee. The reading room in the "
+        "old school stays open every afternoon, and the children's hour takes place there as well."
+    ),
+    (
+        "Correct the spelling and grammar of this message and keep its tone: hi mark, i has talk to the "
+        "landlord and he "
+        "say we can painting the kitchen if we pays the colour ourself, do you has time on saterday or is sunday more "
+        "better for you? we needs two brush and a ladder too."
+    ),
+    (
+        "Here is a function: def mean(values): return sum(values) / len(values). Somebody called it with an empty list "
+        "and the program stopped with an error. Explain what happened, and write a version that returns None for an "
+        "empty list, with a short test of both cases."
+    ),
+    (
+        "Extract the date, the place and the three people from this text as a list: On 14 March the committee met in "
+        "the harbour office. Mrs. Olsen opened the session, Mr. Tan reported on the repairs of the pier, and Dr. Weber "
+        "explained why the lighthouse needs a new lens before the autumn storms."
+    ),
+    (
+        "A recipe for four people needs 300 grams of rice, 2 onions, 1 litre of stock and 120 grams of cheese. I cook "
+        "for six people today, and one of them eats no onions. How much of everything do I need? Show how you "
+        "calculated it."
+    ),
+    (
+        "I have an interview for a job as a warehouse manager on Friday. I led a team of six for three years, I know "
+        "the usual software, but I have never planned night shifts. Write five questions that they may ask me, each "
+        "with a sensible answer."
+    ),
+    (
+        "Compare these two offers for a phone contract and tell me which one is cheaper over two years: "
+        "the first costs "
+        "12 euros a month and 99 euros once, the second costs 17 euros a month, nothing once, and the first three "
+        "months are free."
+    ),
+    (
+        "Translate this notice into simple English for people who are learning the language: Due to unforeseen "
+        "circumstances, the commencement of the guided tour has been postponed by approximately forty "
+        "minutes. Visitors "
+        "are kindly requested to assemble at the main entrance in good time."
+    ),
+    (
+        "Read this table of rainfall in millimetres and describe what it says: January 60, February 48, "
+        "March 51, April "
+        "35, May 22, June 9, July 2, August 4, September 18, October 44, November 63, December 71. When would you "
+        "advise a farmer to plant?"
+    ),
+    (
+        "Continue this story with one more paragraph: The old clock in the station had stopped at ten past four, and "
+        "nobody remembered when. One evening, as the last train left and the lamps went out one after another, the "
+        "keeper heard it tick."
+    ),
 )
