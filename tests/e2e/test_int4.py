@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import Compiled, Workshop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.prove]
 
 
 @pytest.fixture(scope="module")
