@@ -86,7 +86,11 @@ class _Clock:
 
 
 class _NarrowLinears(TorchFunctionMode):
-    """Computes linears over few rows as (W x^T)^T: the same products and sums, in the order the library is fast at."""
+    """Computes linears over few rows as (W x^T)^T: the same products and sums, in the order the library is fast at.
+
+    Only where the weight is the model's own: one widened for a single call is read once, which takes longer than the
+    products do, and the library's packed copies of it would stay (300 MB with layers of 5632 x 2048).
+    """
 
     def __torch_function__(
         self,
@@ -97,7 +101,8 @@ class _NarrowLinears(TorchFunctionMode):
     ) -> Any:
         if func is functional.linear and not kwargs:
             x, weight = args[0], args[1]
-            if x.numel() // x.shape[-1] in _NARROW and x.dtype == weight.dtype == torch.float32:
+            own = isinstance(weight, nn.Parameter) and x.dtype == weight.dtype == torch.float32
+            if own and x.numel() // x.shape[-1] in _NARROW:
                 result = (weight @ x.reshape(-1, x.shape[-1]).t()).t().reshape(*x.shape[:-1], len(weight))
                 return result if len(args) < 3 or args[2] is None else result + args[2]
         return func(*args, **(kwargs or {}))

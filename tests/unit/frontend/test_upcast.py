@@ -27,12 +27,14 @@ class Talker(nn.Module):
 
 @pytest.mark.parametrize("at_once", [1, 24 * 7, 1 << 20])
 def test_it_computes_what_float32_weights_compute(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upcast, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(upcast, "_AT_ONCE", at_once)
     model = Talker().to(torch.bfloat16)
     wide = copy.deepcopy(model).float()
     ids = torch.arange(12).reshape(2, 6)
-    with torch.inference_mode():
-        found = upcast.compute_in_float32(model)(ids)
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, wide(ids), rtol=0, atol=1e-5)
+    upcast.compute_in_float32(model)
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode():
+            found = model(ids)
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, wide(ids), rtol=0, atol=1e-5)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
