@@ -3,9 +3,9 @@
 A latent weight w and the scale s of its group make `s * (round(w / s + z) - z)`. Rounding has no useful derivative, so
 the gradient of w passes straight through, except where the level is clipped. The scale's gradient is that of learned
 step size quantization: `round(v) - v` within the range, the outermost level beyond, with `v = w / s` (Esser et al.,
-"Learned Step Size Quantization", 2020). The logarithm of a scale is what is learned, so that steps are relative; scales
-are rounded to their stored type in every forward pass, so what is trained is what is packed. Zero points and scales of
-whole tensors stay.
+"Learned Step Size Quantization", 2020). The logarithm of a scale's magnitude is what is learned, so that steps are
+relative; scales are rounded to their stored type in every forward pass, so what is trained is what is packed. Signs of
+scales, zero points and scales of whole tensors stay.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Round(torch.autograd.Function):
 
 def _scaled(groups: Tensor, steps: Tensor, zero: Tensor | None) -> Tensor:
     """Weights in steps, as `Grid.levels` has them before rounding."""
-    scaled = groups / torch.where(steps > 0, steps, torch.ones((), device=steps.device))
+    scaled = groups / torch.where(steps != 0, steps, torch.ones((), device=steps.device))
     return scaled if zero is None else scaled + zero
 
 
@@ -66,7 +66,9 @@ class Latent:
         form: what it is stored as.
         rows: O.
         groups: float32 [blocks, groups, elements], trained.
-        log_scale: float32 [blocks, groups, 1], natural logarithm of the scale without the tensor's, trained.
+        log_scale: float32 [blocks, groups, 1], natural logarithm of the scale's magnitude, without the tensor's,
+            trained.
+        sign: float32 [blocks, groups, 1], the scale's sign.
         zero: int8 [blocks, groups, 1], or None.
         tensor_scale: float32 [1], or None.
     """
@@ -75,6 +77,7 @@ class Latent:
     rows: int
     groups: Tensor
     log_scale: Tensor
+    sign: Tensor
     zero: Tensor | None
     tensor_scale: Tensor | None
 
@@ -85,7 +88,7 @@ class Latent:
 
     def stored_scale(self) -> Tensor:
         """The scale as it is stored."""
-        return SCALES[self.form.scale].round(self.log_scale.detach().exp())
+        return SCALES[self.form.scale].round(self.sign * self.log_scale.detach().exp())
 
     def grid(self) -> Grid:
         """The grid that the weight is rounded to."""
@@ -95,11 +98,9 @@ class Latent:
         """The rounded weight [O, K], float32, with gradients to `groups` and `log_scale`."""
         steps = decode_scale(self.stored_scale(), self.tensor_scale)
         if self.learns_scale:
-            exact = (
-                self.log_scale.exp()
-                if self.tensor_scale is None
-                else self.log_scale.exp() * self.tensor_scale
-            )
+            exact = self.sign * self.log_scale.exp()
+            if self.tensor_scale is not None:
+                exact = exact * self.tensor_scale
             steps = exact + (steps - exact).detach()
         rounded = _Round.apply(self.groups, steps, self.zero, find_format(self.form.type))  # type: ignore[no-untyped-call]
         return from_groups(rounded, self.rows, self.form)
@@ -112,7 +113,7 @@ class Latent:
 
     def mean_step(self) -> float:
         """Mean distance of two levels: the unit of the learning rate."""
-        return float(decode_scale(self.stored_scale(), self.tensor_scale).mean())
+        return float(decode_scale(self.stored_scale(), self.tensor_scale).abs().mean())
 
 
 def make_latent(weight: Tensor, packed: PackedWeight, form: WeightFormat, device: torch.device) -> Latent:
@@ -131,19 +132,22 @@ def make_latent(weight: Tensor, packed: PackedWeight, form: WeightFormat, device
     levels = to_groups(number.unpack(packed.packed), form)
     values = (levels if zero is None else levels - zero) * steps
     exact = to_groups(weight.to(torch.float32), form)
-    near = values + (exact - values).clamp(-_EDGE * steps, _EDGE * steps)
+    edge = _EDGE * steps.abs()
+    near = values + (exact - values).clamp(-edge, edge)
     groups = values
     for start in (near, exact):
         scaled = _scaled(start, steps, zero)
         inside = (scaled >= number.lowest - _EDGE) & (scaled <= number.highest + _EDGE)
         groups = torch.where((number.round(scaled) == levels) & inside, start, groups)
     tiny = torch.finfo(torch.float32).tiny
-    log_scale = scale.to(torch.float32).clamp(min=tiny).log()
+    stored = scale.to(torch.float32)
+    log_scale = stored.abs().clamp(min=tiny).log()
     made = Latent(
         form,
         weight.shape[0],
         groups.contiguous().to(device),
         log_scale.to(device),
+        torch.where(stored < 0, -1.0, 1.0).to(device),
         None if zero is None else zero.to(device),
         None if packed.tensor_scale is None else packed.tensor_scale.to(device),
     )

@@ -27,11 +27,14 @@ def _weight(rows: int = 48, width: int = 64) -> torch.Tensor:
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(1)) * 0.3
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("form", _FORMS, ids=str)
-def test_starts_where_it_was_packed(form: WeightFormat) -> None:
+def test_starts_where_it_was_packed(form: WeightFormat, signed: bool) -> None:
     """Even when the levels are not the nearest ones: then the latent weight goes as near to the original as it can."""
     weight = _weight()
-    packed = round_to_nearest(weight + 0.05 * _weight().roll(1, 0), form, search=4)
+    packed = round_to_nearest(weight + 0.05 * _weight().roll(1, 0), form, search=4, signed=signed)
+    integers = form.type in ("int8", "int4", "int3") and form.symmetric
+    assert bool((packed.scale.float() < 0).any()) == (signed and integers)
     latent = make_latent(weight, packed, form, _CPU)
     again = latent.pack()
     number = find_format(form.type)
@@ -54,19 +57,21 @@ def test_starts_where_it_was_packed(form: WeightFormat) -> None:
     assert bool(latent.groups.grad.any())
 
 
-def test_gradients_are_those_of_learned_step_sizes() -> None:
-    """One group at scale 0.5: 0.3 is level 1 (0.6 steps), 9.0 is clipped to level 7, -1.1 is level -2."""
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_gradients_are_those_of_learned_step_sizes(sign: float) -> None:
+    """One group at scale 0.5: 0.3 is level 1 (0.6 steps), 9.0 is clipped to level 7, -1.1 is level -2. At scale -0.5
+    the same levels stand for the weights' negatives."""
     form = WeightFormat("int4", 0)
-    groups = torch.tensor([[[0.3, 9.0, -1.1, 0.0]]], requires_grad=True)
+    groups = (sign * torch.tensor([[[0.3, 9.0, -1.1, 0.0]]])).requires_grad_()
     log_scale = torch.tensor([[[0.5]]]).log().requires_grad_()
-    latent = Latent(form, 1, groups, log_scale, None, None)
+    latent = Latent(form, 1, groups, log_scale, torch.full((1, 1, 1), sign), None, None)
     value = latent.value()
-    assert value.tolist() == [[0.5, 3.5, -1.0, 0.0]]
+    assert (sign * value).tolist() == [[0.5, 3.5, -1.0, 0.0]]
     value.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
     assert groups.grad is not None
     assert groups.grad.flatten().tolist() == [1.0, 0.0, 100.0, 1000.0]
     # round(v) - v inside, the outermost level beyond; times the scale, because its logarithm is learned.
-    expected = (1.0 * (1 - 0.6) + 10.0 * 7 + 100.0 * (-2 + 2.2)) * 0.5
+    expected = (1.0 * (1 - 0.6) + 10.0 * 7 + 100.0 * (-2 + 2.2)) * 0.5 * sign
     assert log_scale.grad is not None
     assert float(log_scale.grad) == pytest.approx(expected, rel=1e-5)
 
