@@ -16,6 +16,7 @@ from optcc.pm.context import Context
 from optcc.pm.text import parse_pipeline
 from optcc.quant.distill import Distiller, Outcome, Schedule
 from optcc.quant.rounding import PackedWeight
+from optcc.quant.spread import split
 from optcc.quant.straight_through import Latent, make_latent
 from optcc.quant.weight_pass import WeightPass
 from optcc.recipe.schemes import WeightFormat
@@ -81,6 +82,7 @@ class Distill(WeightPass):
                 f"{self.id} needs at least two windows of calibration data, there is {len(batches)}",
                 hint="raise `calibrate.tokens`, or lower `calibrate.window`",
             )
+        trained, tested = split(batches, held)
         teacher = module.clone()
         selected = self.select(module, ctx.base)
         if not selected:
@@ -94,7 +96,7 @@ class Distill(WeightPass):
             self.steps, self.minutes, self.windows, self.lr, self.scale_lr, self.seed, held_out=held
         )
         distiller = Distiller(
-            teacher, module, latents, batches, schedule, ctx.keep("distill"), ctx.progress, device
+            teacher, module, latents, [*trained, *tested], schedule, ctx.keep("distill"), ctx.progress, device
         )
         outcome = distiller.run()
         better = outcome.after < outcome.before

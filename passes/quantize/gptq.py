@@ -19,6 +19,7 @@ from optcc.quant.gptq import Factor, factorize, gptq, hessian, output_error
 from optcc.quant.refine import refine
 from optcc.quant.rounding import round_to_nearest
 from optcc.quant.select import Selected
+from optcc.quant.spread import spread
 from optcc.quant.sweep import Sweep
 from optcc.quant.weight_pass import WeightPass
 from optcc.recipe.schemes import Scheme, WeightFormat
@@ -48,6 +49,7 @@ class QuantizeGptq(WeightPass):
         damp: added to the diagonal of the Hessian, relative to its mean.
         act-order: round the channels with the largest inputs first; groups stay as they are.
         refine: how often all scales and then all levels are chosen anew for the least error.
+        windows: calibration windows to use, from all parts of the data; 0 for all of them.
         memory: megabytes of values held in memory; what is beyond lies in temporary files.
     """
 
@@ -57,6 +59,7 @@ class QuantizeGptq(WeightPass):
     damp: float = 0.01
     act_order: bool = True
     refine: int = 2
+    windows: int = 0
     memory: int = 1024
 
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
@@ -71,21 +74,23 @@ class QuantizeGptq(WeightPass):
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Pack one weight after another while the calibration data goes through the model once."""
-        if min(self.search, self.refine, self.damp, self.memory) < 0:
-            raise BadOption(f"{self.id}: search, refine, damp and memory can't be negative")
+        if min(self.search, self.refine, self.damp, self.windows, self.memory) < 0:
+            raise BadOption(f"{self.id}: search, refine, damp, windows and memory can't be negative")
         scheme = self.load(ctx.base)
         selected = self.select(module, ctx.base)
         if not selected:
             return False
         data = ctx.need_calibration(self.id)
+        batches = [data.batches[i] for i in spread(len(data.batches), self.windows or len(data.batches))]
         rows: list[dict[str, Json]] = []
-        for item, done in self._each(module, selected, scheme, data.batches, Finished(ctx.keep("weights"))):
+        for item, done in self._each(module, selected, scheme, batches, Finished(ctx.keep("weights"))):
             attach_weight(module, item, done.packed, scheme.weight)
             rows.append({"weight": item.name, **done.measured})
             ctx.progress(item.name, len(rows), len(selected))
         ctx.table("weights", rows)
         self.note_schemes(module, selected, scheme)
-        ctx.note(f"{len(selected)} weights as {scheme.name}, calibrated on {data.tokens} tokens")
+        part = "" if len(batches) == len(data.batches) else f"{len(batches)} of {len(data.batches)} windows of "
+        ctx.note(f"{len(selected)} weights as {scheme.name}, calibrated on {part}{data.tokens} tokens")
         return True
 
     def _each(
