@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ def test_different_indices_at_equal_distances(count: int, wanted: int) -> None:
     assert len(set(found)) == len(found) == min(count, wanted)
     assert min(found) >= 0
     assert max(found) < count
-    gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(found)]
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
