@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from torch import Tensor, fx
 
 from optcc.ir.module import Module
 from optcc.quant.differentiable import run_differentiable
-from optcc.quant.straight_through import Latent
+from optcc.quant.rounding import PackedWeight
 
 _WARMUP = 0.05
 _FLOOR = 0.1
@@ -81,6 +82,22 @@ class Outcome:
     after: float
 
 
+class Trainable(Protocol):
+    """A packed weight under training."""
+
+    def trained(self) -> dict[str, tuple[Tensor, float]]:
+        """Tensors to train, by name, and the size of a step that their learning rate is relative to."""
+        ...
+
+    def value(self) -> Tensor:
+        """The weight [O, K] as the program reads it, with gradients to what is trained."""
+        ...
+
+    def pack(self) -> PackedWeight:
+        """The weight as it is stored."""
+        ...
+
+
 @dataclass
 class Distiller:
     """Trains the packed weights of one module against another.
@@ -98,7 +115,7 @@ class Distiller:
 
     teacher: Module
     student: Module
-    latents: Mapping[fx.Node, Latent]
+    latents: Mapping[fx.Node, Trainable]
     batches: Sequence[Mapping[str, Tensor]]
     schedule: Schedule
     keep: Path | None = None
@@ -142,9 +159,9 @@ class Distiller:
     def _make_optimizer(self) -> torch.optim.AdamW:
         groups: list[dict[str, object]] = []
         for latent in self.latents.values():
-            groups.append({"params": [latent.groups], "base": self.schedule.lr * latent.mean_step()})
-            if latent.learns_scale:
-                groups.append({"params": [latent.log_scale], "base": self.schedule.scale_lr})
+            for name, (tensor, unit) in latent.trained().items():
+                rate = self.schedule.scale_lr if name == "log_scale" else self.schedule.lr
+                groups.append({"params": [tensor], "base": rate * unit})
         return torch.optim.AdamW(groups, lr=0.0, betas=_BETAS, weight_decay=0.0, eps=1e-12)
 
     def _update(self, step: int, steps: int) -> float:
@@ -225,7 +242,7 @@ class Distiller:
         assert self.keep is not None
         tensors: dict[str, Tensor] = {"losses": torch.tensor(losses, dtype=torch.float64)}
         for index, latent in enumerate(self.latents.values()):
-            for name, tensor in (("groups", latent.groups), ("log_scale", latent.log_scale)):
+            for name, (tensor, _) in latent.trained().items():
                 tensors[f"{index}.{name}"] = tensor.detach().cpu()
                 for key, value in self._optimizer.state.get(tensor, {}).items():
                     tensors[f"{index}.{name}.{key}"] = value.cpu()
@@ -240,7 +257,7 @@ class Distiller:
         with safe_open(self.keep / _STATE, "pt") as file:
             facts, names = file.metadata(), list(file.keys())
             for index, latent in enumerate(self.latents.values()):
-                for name, tensor in (("groups", latent.groups), ("log_scale", latent.log_scale)):
+                for name, (tensor, _) in latent.trained().items():
                     with torch.no_grad():
                         tensor.copy_(file.get_tensor(f"{index}.{name}"))
                     prefix = f"{index}.{name}."

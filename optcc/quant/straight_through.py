@@ -3,9 +3,7 @@
 A latent weight w and the scale s of its group make `s * (round(w / s + z) - z)`. Rounding has no useful derivative, so
 the gradient of w passes straight through, except where the level is clipped. The scale's gradient is that of learned
 step size quantization: `round(v) - v` within the range, the outermost level beyond, with `v = w / s` (Esser et al.,
-"Learned Step Size Quantization", 2020). The logarithm of a scale's magnitude is what is learned, so that steps are
-relative; scales are rounded to their stored type in every forward pass, so what is trained is what is packed. Signs of
-scales, zero points and scales of whole tensors stay.
+"Learned Step Size Quantization", 2020).
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optcc.ir.formats import SCALES, NumberFormat, decode_scale, find_format
-from optcc.quant.grid import Grid
+from optcc.ir.formats import NumberFormat, decode_scale, find_format
+from optcc.quant.learned_scale import LearnedScale, learned_scale
 from optcc.quant.rounding import PackedWeight, from_groups, pack_levels, to_groups
 from optcc.recipe.schemes import WeightFormat
 
@@ -63,57 +61,31 @@ class Latent:
     """One weight under training.
 
     Attributes:
-        form: what it is stored as.
         rows: O.
         groups: float32 [blocks, groups, elements], trained.
-        log_scale: float32 [blocks, groups, 1], natural logarithm of the scale's magnitude, without the tensor's,
-            trained.
-        sign: float32 [blocks, groups, 1], the scale's sign.
-        zero: int8 [blocks, groups, 1], or None.
-        tensor_scale: float32 [1], or None.
+        scale: its scales, trained.
     """
 
-    form: WeightFormat
     rows: int
     groups: Tensor
-    log_scale: Tensor
-    sign: Tensor
-    zero: Tensor | None
-    tensor_scale: Tensor | None
+    scale: LearnedScale
 
-    @property
-    def learns_scale(self) -> bool:
-        """Powers of two can't move in small steps."""
-        return self.form.scale != "e8m0"
-
-    def stored_scale(self) -> Tensor:
-        """The scale as it is stored."""
-        return SCALES[self.form.scale].round(self.sign * self.log_scale.detach().exp())
-
-    def grid(self) -> Grid:
-        """The grid that the weight is rounded to."""
-        return Grid(self.form, self.stored_scale(), self.zero, self.tensor_scale)
+    def trained(self) -> dict[str, tuple[Tensor, float]]:
+        """Tensors to train, and what their learning rates are relative to: the mean step, and 1 for logarithms."""
+        found = {"groups": (self.groups, self.scale.mean_step())}
+        return {**found, "log_scale": (self.scale.log, 1.0)} if self.scale.learns else found
 
     def value(self) -> Tensor:
-        """The rounded weight [O, K], float32, with gradients to `groups` and `log_scale`."""
-        steps = decode_scale(self.stored_scale(), self.tensor_scale)
-        if self.learns_scale:
-            exact = self.sign * self.log_scale.exp()
-            if self.tensor_scale is not None:
-                exact = exact * self.tensor_scale
-            steps = exact + (steps - exact).detach()
-        rounded = _Round.apply(self.groups, steps, self.zero, find_format(self.form.type))  # type: ignore[no-untyped-call]
-        return from_groups(rounded, self.rows, self.form)
+        """The rounded weight [O, K], float32, with gradients to weights and scales."""
+        form = self.scale.form
+        rounded = _Round.apply(self.groups, self.scale.steps(), self.scale.zero, find_format(form.type))  # type: ignore[no-untyped-call]
+        return from_groups(rounded, self.rows, form)
 
     def pack(self) -> PackedWeight:
         """The weight as it is stored; on the CPU."""
-        zero, whole = (None if t is None else t.cpu() for t in (self.zero, self.tensor_scale))
-        grid = Grid(self.form, self.stored_scale().cpu(), zero, whole)
-        return pack_levels(from_groups(grid.levels(self.groups.detach().cpu()), self.rows, self.form), grid)
-
-    def mean_step(self) -> float:
-        """Mean distance of two levels: the unit of the learning rate."""
-        return float(decode_scale(self.stored_scale(), self.tensor_scale).abs().mean())
+        grid = self.scale.grid()
+        levels = grid.levels(self.groups.detach().cpu())
+        return pack_levels(from_groups(levels, self.rows, self.scale.form), grid)
 
 
 def make_latent(weight: Tensor, packed: PackedWeight, form: WeightFormat, device: torch.device) -> Latent:
@@ -139,18 +111,5 @@ def make_latent(weight: Tensor, packed: PackedWeight, form: WeightFormat, device
         scaled = _scaled(start, steps, zero)
         inside = (scaled >= number.lowest - _EDGE) & (scaled <= number.highest + _EDGE)
         groups = torch.where((number.round(scaled) == levels) & inside, start, groups)
-    tiny = torch.finfo(torch.float32).tiny
-    stored = scale.to(torch.float32)
-    log_scale = stored.abs().clamp(min=tiny).log()
-    made = Latent(
-        form,
-        weight.shape[0],
-        groups.contiguous().to(device),
-        log_scale.to(device),
-        torch.where(stored < 0, -1.0, 1.0).to(device),
-        None if zero is None else zero.to(device),
-        None if packed.tensor_scale is None else packed.tensor_scale.to(device),
-    )
-    made.groups.requires_grad_()
-    made.log_scale.requires_grad_(made.learns_scale)
-    return made
+    trained = groups.contiguous().to(device).requires_grad_()
+    return Latent(weight.shape[0], trained, learned_scale(packed, form, device))

@@ -14,10 +14,11 @@ from optcc.errors import BadOption, PreconditionFailed
 from optcc.ir.module import Module
 from optcc.pm.context import Context
 from optcc.pm.text import parse_pipeline
-from optcc.quant.distill import Distiller, Outcome, Schedule
+from optcc.quant.distill import Distiller, Outcome, Schedule, Trainable
+from optcc.quant.fixed_levels import fix_levels
 from optcc.quant.rounding import PackedWeight
 from optcc.quant.spread import split
-from optcc.quant.straight_through import Latent, make_latent
+from optcc.quant.straight_through import make_latent
 from optcc.quant.weight_pass import WeightPass
 from optcc.recipe.schemes import WeightFormat
 
@@ -31,8 +32,9 @@ class Distill(WeightPass):
 
     It takes the place of `quantize.linear` or `quantize.gptq`: it runs that pass itself (`start`), and improves what
     it packed. The original is the module as it comes in, so weights that an earlier pass packed are part of it and
-    stay. Gradients pass straight through rounding, and scales are learned (`optcc.quant.straight_through`); embeddings
-    that a scheme packs are trained too, while norms, biases and everything else in floating point stay. One calibration
+    stay. Gradients pass straight through rounding, and scales are learned (`optcc.quant.straight_through`), or only
+    scales are (`optcc.quant.fixed_levels`); embeddings that a scheme packs are trained too, while norms, biases and
+    everything else in floating point stay. One calibration
     window in 16 is held out of training and measured before and after, as packed; if it did not improve, what `start`
     packed stays. A killed compile goes on where it was.
 
@@ -49,6 +51,7 @@ class Distill(WeightPass):
         steps: updates; 0 takes as many as fit into `minutes`, by a measurement, and writes down how many: repeat that
             number for the same bytes.
         minutes: time to train when `steps` is 0.
+        train: `all`, or `scales`: then every weight keeps its level, which suits a start that chose levels well.
         windows: calibration windows in one update.
         lr: learning rate of weights, in mean quantization steps of the weight.
         scale-lr: learning rate of scales, relative to the scale.
@@ -65,6 +68,7 @@ class Distill(WeightPass):
     start: str = "quantize.linear{search=20}"
     steps: int = 200
     minutes: float = 0.0
+    train: str = "all"
     windows: int = 1
     lr: float = 0.001
     scale_lr: float = 0.0003
@@ -89,7 +93,7 @@ class Distill(WeightPass):
             return False
         first.run(module, ctx)
         form = self.load(ctx.base).weight
-        latents = _latents(module, teacher, form, device)
+        latents = _latents(module, teacher, form, self.train, device)
         if not latents:
             raise PreconditionFailed(f"{self.id}: {first.id} packed nothing that can be trained")
         schedule = Schedule(
@@ -110,6 +114,10 @@ class Distill(WeightPass):
         """The pass that packs first, with this pass's choice of weights."""
         if self.steps < 0 or self.windows < 1 or (not self.steps and not self.minutes > 0):
             raise BadOption(f"{self.id} needs steps or minutes above 0, and windows of at least 1")
+        if self.train not in ("all", "scales"):
+            raise BadOption(f"train: there is no {self.train!r}", hint="all or scales")
+        if self.train == "scales" and self.load(ctx.base).weight.scale == "e8m0":
+            raise BadOption("train: scales that are powers of two can't be trained", hint="train: all")
         passes = parse_pipeline(self.start, ctx.base).passes
         if len(passes) != 1 or not isinstance(passes[0], WeightPass) or isinstance(passes[0], Distill):
             raise BadOption(
@@ -146,10 +154,10 @@ def _digits(value: float) -> float | None:
 
 
 def _latents(
-    module: Module, teacher: Module, form: WeightFormat, device: torch.device
-) -> dict[fx.Node, Latent]:
+    module: Module, teacher: Module, form: WeightFormat, train: str, device: torch.device
+) -> dict[fx.Node, Trainable]:
     """What was packed just now, by the node that unpacks it."""
-    found: dict[fx.Node, Latent] = {}
+    found: dict[fx.Node, Trainable] = {}
     for node in module.find(_DEQUANTIZE):
         packed = node.args[0]
         if not module.is_weight(packed):
@@ -157,7 +165,11 @@ def _latents(
         assert isinstance(packed, fx.Node)
         name = str(packed.target).removesuffix(".packed")
         if name in teacher.weights:
-            found[node] = make_latent(teacher.weights[name], _packed(module, node), form, device)
+            weight, now = teacher.weights[name], _packed(module, node)
+            if train == "scales":
+                found[node] = fix_levels(now, weight.shape[0], form, device)
+            else:
+                found[node] = make_latent(weight, now, form, device)
     return found
 
 

@@ -89,7 +89,9 @@ class QuantizeGptq(WeightPass):
             ctx.progress(item.name, len(rows), len(selected))
         ctx.table("weights", rows)
         self.note_schemes(module, selected, scheme)
-        part = "" if len(batches) == len(data.batches) else f"{len(batches)} of {len(data.batches)} windows of "
+        part = (
+            "" if len(batches) == len(data.batches) else f"{len(batches)} of {len(data.batches)} windows of "
+        )
         ctx.note(f"{len(selected)} weights as {scheme.name}, calibrated on {part}{data.tokens} tokens")
         return True
 

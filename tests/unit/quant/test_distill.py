@@ -123,6 +123,23 @@ def test_it_starts_from_what_gptq_packed() -> None:
         assert not torch.equal(plain.weights[name], first.weights[name])
 
 
+def test_scales_alone() -> None:
+    """Levels stay as GPTQ chose them, scales are trained, and the module comes nearer to its original."""
+    original, first, module = decoder(), decoder(), decoder()
+    gptq = parse_pipeline("quantize.gptq{scheme=int3-g64-asym}")
+    run_pipeline(first, gptq, Context(calibration=data()), [Check()])
+    step = parse_pipeline(
+        "quantize.distill{scheme=int3-g64-asym start=quantize.gptq train=scales steps=20 scale-lr=0.01}"
+    )
+    run_pipeline(module, step, Context(calibration=data()), [Check()])
+    assert module.attrs["distilled"] == [{"steps": 20, "kept": True}]
+    changed = {
+        name for name, tensor in packed(module).items() if not torch.equal(tensor, first.weights[name])
+    }
+    assert changed == {name for name in module.weights if name.endswith(".scale")}
+    assert _kl(original, module) < 0.98 * _kl(original, first)
+
+
 def test_the_same_bytes_again() -> None:
     first, second = decoder(), decoder()
     run(first)
@@ -175,6 +192,7 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
         ("steps=0", BadOption),
         ("windows=0", BadOption),
         ("device=tpu", BadOption),
+        ("train=levels", BadOption),
     ],
 )
 def test_bad_options(options: str, error: type[Exception]) -> None:
@@ -184,6 +202,12 @@ def test_bad_options(options: str, error: type[Exception]) -> None:
             parse_pipeline(f"quantize.distill{{scheme=int4-g64 {options}}}"),
             Context(calibration=data()),
         )
+
+
+def test_powers_of_two_are_not_trained() -> None:
+    step = parse_pipeline("quantize.distill{scheme=mxfp4 train=scales}")
+    with pytest.raises(BadOption, match="powers of two"):
+        run_pipeline(decoder(), step, Context(calibration=data()))
 
 
 def test_data_is_needed() -> None:

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from optcc.ir.formats import find_format
+from optcc.ir.ops.quantized import dequantize
+from optcc.quant.fixed_levels import fix_levels
+from optcc.quant.learned_scale import LearnedScale
 from optcc.quant.rounding import round_to_nearest, to_groups
 from optcc.quant.straight_through import Latent, make_latent
 from optcc.recipe.schemes import WeightFormat
@@ -41,14 +44,16 @@ def test_starts_where_it_was_packed(form: WeightFormat, signed: bool) -> None:
     assert torch.equal(number.unpack(again.packed), number.unpack(packed.packed))
     assert torch.allclose(again.scale.float(), packed.scale.float(), rtol=1e-5)
     assert again.scale.dtype == packed.scale.dtype
-    assert latent.learns_scale == (form.scale != "e8m0")
+    assert latent.scale.learns == (form.scale != "e8m0")
     value = latent.value()
     assert value.shape == weight.shape
     # Rounded to nearest, it is the original itself, except where that lies beyond the outermost level.
     exact = make_latent(weight, round_to_nearest(weight, form), form, _CPU)
     wanted = to_groups(weight, form)
     clipped = (
-        exact.grid().nearest(wanted).abs() < 0.98 * wanted.abs() if form.type != "ternary" else wanted != 0
+        exact.scale.grid().nearest(wanted).abs() < 0.98 * wanted.abs()
+        if form.type != "ternary"
+        else wanted != 0
     )
     moved = (exact.groups.detach() - wanted).abs() > 1e-6
     assert not bool((moved & ~clipped).any())
@@ -64,7 +69,7 @@ def test_gradients_are_those_of_learned_step_sizes(sign: float) -> None:
     form = WeightFormat("int4", 0)
     groups = (sign * torch.tensor([[[0.3, 9.0, -1.1, 0.0]]])).requires_grad_()
     log_scale = torch.tensor([[[0.5]]]).log().requires_grad_()
-    latent = Latent(form, 1, groups, log_scale, torch.full((1, 1, 1), sign), None, None)
+    latent = Latent(1, groups, LearnedScale(form, log_scale, torch.full((1, 1, 1), sign), None, None))
     value = latent.value()
     assert (sign * value).tolist() == [[0.5, 3.5, -1.0, 0.0]]
     value.backward(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
@@ -76,12 +81,40 @@ def test_gradients_are_those_of_learned_step_sizes(sign: float) -> None:
     assert float(log_scale.grad) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("form", _FORMS, ids=str)
+def test_fixed_levels_are_what_was_packed(form: WeightFormat) -> None:
+    weight = _weight()
+    packed = round_to_nearest(weight, form, search=4, signed=True)
+    fixed = fix_levels(packed, len(weight), form, _CPU)
+    again = fixed.pack()
+    assert torch.equal(again.packed, packed.packed)
+    assert torch.allclose(again.scale.float(), packed.scale.float(), rtol=1e-5)
+    assert bool(fixed.trained()) == (form.scale != "e8m0")
+    unpacked = dequantize(
+        again.packed,
+        again.scale,
+        again.zero,
+        again.tensor_scale,
+        form.type,
+        form.group,
+        form.rows,
+        torch.float32,
+    )
+    assert torch.allclose(fixed.value(), unpacked, rtol=1e-6, atol=0)
+    if fixed.trained():
+        fixed.value().square().sum().backward()
+        assert fixed.scale.log.grad is not None
+        # A weight is proportional to its scale, so the gradient of its square is twice the square.
+        wanted = 2 * to_groups(unpacked, form).square().sum(-1, keepdim=True)
+        assert torch.allclose(fixed.scale.log.grad, wanted, rtol=1e-4)
+
+
 def test_scales_stay_what_can_be_stored() -> None:
     form = WeightFormat("int4", 32, scale="bfloat16")
     weight = _weight()
     latent = make_latent(weight, round_to_nearest(weight, form), form, _CPU)
     with torch.no_grad():
-        latent.log_scale += 0.0371
+        latent.scale.log += 0.0371
     packed = latent.pack()
     assert packed.scale.dtype == torch.bfloat16
     steps = packed.scale.float().repeat_interleave(32, -1)
