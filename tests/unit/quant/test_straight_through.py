@@ -87,7 +87,7 @@ def test_fixed_levels_are_what_was_packed(form: WeightFormat) -> None:
     packed = round_to_nearest(weight, form, search=4, signed=True)
     fixed = fix_levels(packed, len(weight), form, _CPU)
     again = fixed.pack()
-    assert torch.equal(again.packed, packed.packed)
+    assert again.packed is packed.packed
     assert torch.allclose(again.scale.float(), packed.scale.float(), rtol=1e-5)
     assert bool(fixed.trained()) == (form.scale != "e8m0")
     unpacked = dequantize(
