@@ -140,6 +140,19 @@ def test_scales_alone() -> None:
     assert _kl(original, module) < 0.98 * _kl(original, first)
 
 
+def test_scales_of_either_sign_are_trained_as_they_are() -> None:
+    original, first, module = decoder(), decoder(), decoder()
+    step = parse_pipeline("quantize.gptq{scheme=int3-g32 signed=true}")
+    run_pipeline(first, step, Context(calibration=data()), [Check()])
+    assert bool((first.weights["up.weight.scale"] < 0).any())
+    text = 'quantize.distill{scheme=int3-g32 steps=12 lr=0.01 start="quantize.gptq{signed=true}"}'
+    ctx = Context(calibration=data())
+    run_pipeline(module, parse_pipeline(text), ctx, [Check()])
+    before = float(ctx.notes[-1].partition("held-out loss ")[2].split()[0])
+    assert before < 2 * _kl(original, first), "it began somewhere else"
+    assert _kl(original, module) <= _kl(original, first)
+
+
 def test_the_same_bytes_again() -> None:
     first, second = decoder(), decoder()
     run(first)
