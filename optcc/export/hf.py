@@ -27,6 +27,7 @@ from optcc.export.stored import StoredWeight, plain_weights, stored_weights
 from optcc.export.tensors import NAMES, OutTensor
 from optcc.files import writing
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS
 
 FORMATS = (compressed.NAME, modelopt.NAME)
 VOCABULARIES = ("plain", "packed")
@@ -215,9 +216,7 @@ def _refuse_strangers(
             f"{len(missing)} weights were changed into something else: {', '.join(missing[:3])}",
             hint="a pass folded or transposed them, and the checkpoint format holds the model's own weights only",
         )
-    parts = {
-        f"{w.held}.{part}" for w in quantized.values() for part in ("packed", "scale", "zero", "tensor_scale")
-    }
+    parts = {f"{w.held}.{part}" for w in quantized.values() for part in PARTS}
     parts |= {w.rounding.scale for w in quantized.values() if w.rounding and w.rounding.scale}
     known = parts | set(bones.parameters) | set(bones.buffers)
     # Stacks of biases of which one was missing hold zeros without a name.

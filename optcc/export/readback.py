@@ -12,6 +12,7 @@ from optcc.errors import ExportRefused
 from optcc.export.stored import StoredWeight
 from optcc.frontend.quantized import find_quantized
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS
 
 
 def compare(directory: Path, module: Module, weights: Sequence[StoredWeight]) -> int:
@@ -31,7 +32,7 @@ def compare(directory: Path, module: Module, weights: Sequence[StoredWeight]) ->
         if layout != (weight.form.type, weight.form.group, weight.form.rows, (weight.rows, weight.width)):
             raise _differs(weight, f"is {layout}")
         parts = item.read()
-        for name in ("packed", "scale", "zero", "tensor_scale"):
+        for name in PARTS:
             if not _equal(getattr(parts, name), weight.part(module, name)):
                 raise _differs(weight, f"has another {name}")
         given = weight.rounding.form if weight.rounding else None

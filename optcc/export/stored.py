@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from optcc.errors import ExportRefused
 from optcc.ir.formats import SCALES, find_format
 from optcc.ir.module import Module
-from optcc.ir.ops.quantized import dequantize
+from optcc.ir.ops.quantized import PARTS, dequantize
 from optcc.ir.pattern import normalized
 from optcc.recipe.schemes import ActivationFormat, WeightFormat
 
@@ -84,9 +84,7 @@ class StoredWeight:
 
     def dequantized(self, module: Module) -> Tensor:
         """Its values, float32 [O, K]."""
-        packed, scale, zero, whole = (
-            self.part(module, n) for n in ("packed", "scale", "zero", "tensor_scale")
-        )
+        packed, scale, zero, whole = (self.part(module, part) for part in PARTS)
         assert packed is not None
         assert scale is not None
         layout = (self.form.type, self.form.group, self.form.rows)

@@ -6,7 +6,7 @@ and weights are mapped when read, so memory stays near the largest intermediate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def interpret(
     missing = [n.name for n in module.inputs(graph) if n.name not in inputs]
     if missing:
         raise PreconditionFailed(f"graph {graph} needs the input {missing[0]}")
-    last = last_uses(module.graphs[graph])
+    last = last_uses(nodes)
     values: dict[fx.Node, Any] = {}
     with torch.no_grad():
         for node in nodes:
@@ -85,13 +85,27 @@ def run_node(
     return target(*args, **kwargs)
 
 
-def last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the values nobody needs after it."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        for operand in node.all_input_nodes:
-            last[operand] = node
+def last_uses(
+    nodes: Iterable[fx.Node],
+    reads: Callable[[fx.Node], Iterable[fx.Node]] = lambda node: node.all_input_nodes,
+) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the values nobody needs after it.
+
+    Args:
+        nodes: in the order in which they run.
+        reads: what a node needs; its operands, if not given.
+    """
+    last = {operand: node for node in nodes for operand in reads(node)}
     done: dict[fx.Node, list[fx.Node]] = {}
     for operand, node in last.items():
         done.setdefault(node, []).append(operand)
     return done
+
+
+def varying(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """The inputs, and what depends on them; the rest is made of weights alone."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        if node.op == "placeholder" or any(operand in found for operand in node.all_input_nodes):
+            found.add(node)
+    return found

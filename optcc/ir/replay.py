@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from optcc.errors import PreconditionFailed
-from optcc.ir.interpret import last_uses, run_node
+from optcc.ir.interpret import last_uses, run_node, varying
 from optcc.ir.module import Module
 
 Batch = Mapping[str, Tensor]
@@ -61,14 +61,14 @@ def replay(
     """
     live: dict[str, Sequence[Any]] = dict(given or {})
     runs = _needed(wanted, live)
-    last, varying = last_uses(module.graph), _varying(module.graph)
+    last, by_batch = last_uses(module.graph.nodes), varying(module.graph.nodes)
     with torch.no_grad():
         for node in module.graph.nodes:
             if node not in runs:
                 continue
             if visit is not None:
                 visit(node, live)
-            live[node.name] = _values(module, node, live, batches, shared=node not in varying)
+            live[node.name] = _values(module, node, live, batches, shared=node not in by_batch)
             for done in last.get(node, ()):
                 if done not in wanted:
                     live.pop(done.name, None)
@@ -94,13 +94,4 @@ def _needed(wanted: Sequence[fx.Node], given: Live) -> set[fx.Node]:
         if node not in found and node.name not in given:
             found.add(node)
             pending.extend(node.all_input_nodes)
-    return found
-
-
-def _varying(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose values depend on an input."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or any(n in found for n in node.all_input_nodes):
-            found.add(node)
     return found

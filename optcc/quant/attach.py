@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS
 from optcc.quant.rounding import PackedWeight
 from optcc.quant.select import Selected
 from optcc.recipe.schemes import ActivationFormat, WeightFormat
@@ -30,15 +31,10 @@ def attach_weight(module: Module, selected: Selected, packed: PackedWeight, form
     build = Builder(module, min(users, key=order.__getitem__))
     dtype = weight.meta["val"].dtype
 
-    def stored(part: str, tensor: Tensor | None) -> fx.Node | None:
-        return None if tensor is None else build.new_weight(f"{selected.name}.{part}", tensor)
-
+    stored = {p: build.new_weight(f"{selected.name}.{p}", t) for p, t in packed.tensors().items()}
     read = build.call(
         _OPS.dequantize.default,
-        stored("packed", packed.packed),
-        stored("scale", packed.scale),
-        stored("zero", packed.zero),
-        stored("tensor_scale", packed.tensor_scale),
+        *(stored.get(part) for part in PARTS),
         form.type,
         form.group,
         form.rows,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from optcc.ir.interpret import last_uses
 from optcc.ir.module import Module
 from optcc.ir.ops.activation import gated_activation
 from optcc.ir.ops.attention import attention as reference_attention
@@ -83,7 +84,12 @@ def run_differentiable(
         The graph's results by name.
     """
     made = made or {}
-    last = _last_uses(module.graphs[graph], made)
+
+    def reads(node: fx.Node) -> list[fx.Node]:
+        x = None if node in made else _quantized_activation(node)
+        return [*node.all_input_nodes, *([x] if x else [])]
+
+    last = last_uses(module.graphs[graph].nodes, reads)
     values: dict[fx.Node, Any] = {}
     for node in module.graphs[graph].nodes:
         if node.op == "output":
@@ -133,16 +139,3 @@ def _quantized_activation(node: fx.Node) -> fx.Node | None:
     x = source.args[0]
     assert isinstance(x, fx.Node)
     return x
-
-
-def _last_uses(graph: fx.Graph, made: Mapping[fx.Node, object]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the values nobody needs after it."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        x = None if node in made else _quantized_activation(node)
-        for operand in [*node.all_input_nodes, *([x] if x else [])]:
-            last[operand] = node
-    done: dict[fx.Node, list[fx.Node]] = {}
-    for operand, node in last.items():
-        done.setdefault(node, []).append(operand)
-    return done

@@ -15,8 +15,6 @@ from optcc.ir.module import Json
 from optcc.ir.weights import TensorRef, WeightStore
 from optcc.quant.rounding import PackedWeight
 
-_PARTS = ("packed", "scale", "zero", "tensor_scale")
-
 
 @dataclass(frozen=True)
 class Quantized:
@@ -70,11 +68,9 @@ class Finished:
         if self._folder is None or self._tensors is None:
             return
         refs = {}
-        for part in _PARTS:
-            tensor = getattr(done.packed, part)
-            if tensor is not None:
-                self._tensors.put(part, tensor)
-                refs[part] = self._tensors.refs[part].to_json()
+        for part, tensor in done.packed.tensors().items():
+            self._tensors.put(part, tensor)
+            refs[part] = self._tensors.refs[part].to_json()
         content = json.dumps({"tensors": refs, "measured": done.measured})
         write_atomic(self._file(self._folder, name), content.encode())
 

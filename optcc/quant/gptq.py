@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optcc.quant.grid import Grid, fit_grid
-from optcc.quant.rounding import PackedWeight, pack_levels, tensor_scale, to_groups, unpacked
+from optcc.quant.rounding import PackedWeight, by_row, pack_levels, tensor_scale, to_groups, unpacked
 from optcc.recipe.schemes import WeightFormat
 
 _BLOCK = 128  # channels between updates of all that follow
@@ -151,10 +151,9 @@ def _one_group(form: WeightFormat) -> WeightFormat:
 
 def _by_row(grid: Grid, form: WeightFormat, rows: int) -> Grid:
     """The grid of one group of channels, [blocks of rows, 1, 1], with a scale for every row, [O]."""
-    block = form.rows or rows
 
     def spread(each: Tensor) -> Tensor:
-        return each.flatten().repeat_interleave(block)[:rows]
+        return by_row(each.flatten(1), form, rows).flatten()
 
     return Grid(form, spread(grid.scale), None if grid.zero is None else spread(grid.zero), grid.tensor_scale)
 

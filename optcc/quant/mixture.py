@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor, fx
+from torch import fx
 
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS
 from optcc.ir.weights import WeightStore
 from optcc.quant.attach import attach_activations, attach_weight
 from optcc.quant.rounding import PackedWeight, round_to_nearest
@@ -30,26 +31,18 @@ class Packer:
         search: ranges tried for every group besides the full one.
     """
 
-    _PARTS = ("packed", "scale", "zero", "tensor_scale")
-
     def __init__(self, module: Module, directory: Path | None, search: int) -> None:
         self.weights, self.search = module.weights.clone(), search
         self.store = WeightStore(directory)
 
     def __call__(self, selected: Selected, scheme: Scheme) -> PackedWeight:
         """The weight as it is stored in the scheme."""
-        names = [f"{selected.name}@{scheme.name}.{part}" for part in self._PARTS]
-        if names[0] not in self.store:
+        names = {part: f"{selected.name}@{scheme.name}.{part}" for part in PARTS}
+        if names["packed"] not in self.store:
             packed = round_to_nearest(self.weights[selected.name], scheme.weight, search=self.search)
-            for name, part in zip(names, self._PARTS, strict=True):
-                tensor = getattr(packed, part)
-                if tensor is not None:
-                    self.store.put(name, tensor)
-        zero, tensor_scale = (self._optional(name) for name in names[2:])
-        return PackedWeight(self.store[names[0]], self.store[names[1]], zero, tensor_scale)
-
-    def _optional(self, name: str) -> Tensor | None:
-        return self.store[name] if name in self.store else None  # noqa: SIM401 - a store has no get
+            for part, tensor in packed.tensors().items():
+                self.store.put(names[part], tensor)
+        return PackedWeight(**{part: self.store[name] for part, name in names.items() if name in self.store})
 
     def scratch(self, module: Module) -> Module:
         """A copy of a module whose new weights are written to this packer's directory."""

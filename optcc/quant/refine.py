@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optcc.ir.formats import SCALES, decode_scale, find_format
-from optcc.quant.rounding import PackedWeight, group_count
+from optcc.quant.rounding import PackedWeight, by_row, group_count
 from optcc.recipe.schemes import WeightFormat
 
 _BLOCK = 128  # channels between updates of the gradient of all others
@@ -59,8 +59,9 @@ class _State:
         self.groups = group_count(width, form)
         self.size = width // self.groups
         self.tensor_scale = packed.tensor_scale
-        self.stored = _by_row(packed.scale.to(torch.float32), form, rows)
-        self.zero = None if packed.zero is None else _by_row(packed.zero.to(torch.float32), form, rows)
+        self.stored = by_row(packed.scale.to(torch.float32), form, rows).T.contiguous()
+        zero = packed.zero
+        self.zero = None if zero is None else by_row(zero.to(torch.float32), form, rows).T.contiguous()
 
     def copy(self) -> tuple[Tensor, Tensor]:
         """Levels and stored scales as they are now."""
@@ -130,8 +131,3 @@ class _State:
     def _in_groups(self, channels: Tensor) -> Tensor:
         """Sums over the channels of each group, [groups, O]."""
         return channels.view(self.groups, self.size, -1).sum(1)
-
-
-def _by_row(each: Tensor, form: WeightFormat, rows: int) -> Tensor:
-    """[blocks of rows, groups] -> [groups, O]."""
-    return each.repeat_interleave(form.rows or rows, 0)[:rows].T.contiguous()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optcc.ir.formats import find_format
-from optcc.ir.ops.quantized import dequantize
+from optcc.ir.ops.quantized import PARTS, dequantize
 from optcc.quant.grid import Grid, fit_grid, tensor_scale_of
 from optcc.recipe.schemes import WeightFormat
 
@@ -31,6 +31,10 @@ class PackedWeight:
     zero: Tensor | None = None
     tensor_scale: Tensor | None = None
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts that are there, by name."""
+        return {part: tensor for part in PARTS if (tensor := getattr(self, part)) is not None}
+
 
 def group_count(width: int, form: WeightFormat) -> int:
     """Groups along a row of `width` channels."""
@@ -42,6 +46,11 @@ def split_rows(rows: int, form: WeightFormat, width: int) -> list[slice]:
     block = form.rows or rows
     step = max(block, _ELEMENTS_AT_ONCE // max(width, 1) // block * block)
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
+def by_row(each: Tensor, form: WeightFormat, rows: int) -> Tensor:
+    """One for every block of rows, [blocks, groups] -> one for every row, [O, groups]."""
+    return each.repeat_interleave(form.rows or rows, 0)[:rows]
 
 
 def to_groups(weight: Tensor, form: WeightFormat) -> Tensor:

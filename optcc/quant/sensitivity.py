@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
@@ -29,9 +28,9 @@ from optcc.ir.ops.quantized import dequantize, quantize_activation
 from optcc.ir.replay import Batch, Live, Visit, replay, result
 from optcc.quant.divergence import Reference
 from optcc.quant.mixture import Mixture, Packer, apply_mixture
-from optcc.quant.rounding import PackedWeight
+from optcc.quant.rounding import unpacked
 from optcc.quant.units import Unit
-from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat
+from optcc.recipe.schemes import ActivationFormat, Scheme
 
 Watch = Callable[[str, int, int], None]
 Sensitivities = Mapping[str, Mapping[str, float]]
@@ -80,7 +79,7 @@ class Trial:
         for member in unit.members:
             own = self.module.weights[member.name]
             for scheme in self.schemes:
-                stored = _opened(self.packer(member, scheme), scheme.weight)
+                stored = unpacked(self.packer(member, scheme), scheme.weight)
                 for linear in member.linears:
                     source = linear.args[0]
                     assert isinstance(source, fx.Node)
@@ -89,12 +88,6 @@ class Trial:
                         difference = functional.linear(read, stored) - functional.linear(x, own)
                         errors[scheme.name] += float(difference.double().square().sum())
         return errors
-
-
-def _opened(packed: PackedWeight, form: WeightFormat) -> Tensor:
-    """What a packed weight stands for, float32 [O, K]."""
-    parts = packed.packed, packed.scale, packed.zero, packed.tensor_scale
-    return dequantize(*parts, form.type, form.group, form.rows, torch.float32)
 
 
 def _rounded(x: Tensor, form: ActivationFormat) -> Tensor:

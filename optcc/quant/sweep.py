@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from optcc.errors import PreconditionFailed
 from optcc.files import writing
+from optcc.ir.interpret import last_uses, run_node, varying
 from optcc.ir.module import Module
 
 
@@ -52,10 +53,9 @@ class Sweep:
         self._module, self._batches, self._targets = module, batches, frozenset(targets)
         nodes = list(module.graphs[graph].nodes)
         needed = _ancestors(nodes, self._targets)
-        varying = _varying(nodes)
-        self._nodes = [n for n in nodes if n in varying and (n in needed or n in self._targets)]
-        self._needed, self._varying = needed, varying
-        self._last = _last_uses(self._nodes)
+        self._needed, self._varying = needed, varying(nodes)
+        self._nodes = [n for n in nodes if n in self._varying and (n in needed or n in self._targets)]
+        self._last = last_uses(self._nodes, lambda n: [x for x in n.all_input_nodes if x in self._varying])
         self._next = 0
         self._values: dict[fx.Node, list[Any]] = {}
         self._held = _Held(budget, module.weights.directory)
@@ -105,26 +105,17 @@ class Sweep:
     def _run(
         self, node: fx.Node, index: int, batch: Mapping[str, Tensor], constants: dict[fx.Node, Any]
     ) -> Any:
-        if node.op == "placeholder":
-            return batch[node.name]
-
-        def value(operand: fx.Node) -> Any:
-            if operand in self._varying:
-                return self._values[operand][index]
-            return self._constant(operand, constants)
-
-        assert callable(node.target)
-        return node.target(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))
+        operands = {
+            n: self._values[n][index] if n in self._varying else self._constant(n, constants)
+            for n in node.all_input_nodes
+        }
+        return run_node(self._module, node, operands, batch)
 
     def _constant(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         """A value that no input changes."""
         if node not in known:
-            if node.op == "get_attr":
-                known[node] = self._module.weights[str(node.target)]
-            else:
-                assert callable(node.target)
-                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._constant(n, known))
-                known[node] = node.target(*args, **kwargs)
+            operands = {n: self._constant(n, known) for n in node.all_input_nodes}
+            known[node] = run_node(self._module, node, operands, {})
         return known[node]
 
 
@@ -135,25 +126,6 @@ def _ancestors(nodes: Sequence[fx.Node], targets: frozenset[fx.Node]) -> set[fx.
         if node in targets or node in found:
             found.update(node.all_input_nodes)
     return found
-
-
-def _varying(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The inputs, and what depends on them."""
-    found: set[fx.Node] = set()
-    for node in nodes:
-        if node.op == "placeholder" or any(operand in found for operand in node.all_input_nodes):
-            found.add(node)
-    return found
-
-
-def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the values that it reads last."""
-    inside = set(nodes)
-    last = {operand: node for node in nodes for operand in node.all_input_nodes if operand in inside}
-    done: dict[fx.Node, list[fx.Node]] = {}
-    for operand, node in last.items():
-        done.setdefault(node, []).append(operand)
-    return done
 
 
 class _Held:

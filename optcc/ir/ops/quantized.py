@@ -18,6 +18,9 @@ from torch import Tensor
 from optcc.ir.formats import SCALES, decode_scale, find_format
 from optcc.ir.ops.library import define
 
+PARTS = ("packed", "scale", "zero", "tensor_scale")
+"""The tensors of a packed weight: `dequantize`'s first operands, and what they are called after the weight."""
+
 
 def _spread(per_group: Tensor, rows_total: int, rows: int, width: int, group: int) -> Tensor:
     """One value per block of rows and group -> one per element, or something that broadcasts to that."""
