@@ -29,16 +29,16 @@ def find(config: Config, stored: Stored, where: str) -> list[Found]:
     for module in modules_with(stored, "qweight"):
         tensors = Tensors(module, stored, where)
         width, words = tensors.source("qweight").shape
-        size = 0 if group == width else group
-        read = partial(_read, tensors, symmetric)
+        shape, size = (words * 8, width), 0 if group == width else group
+        read = partial(_read, tensors, symmetric, shape, size)
         used = tensors.used("qweight", "qzeros", "scales")
-        found.append(Found(module, (words * 8, width), "int4", size, 1, used, read))
+        found.append(Found(module, shape, "int4", size, 1, used, read))
     return found
 
 
-def _read(tensors: Tensors, symmetric: bool) -> Parts:
+def _read(tensors: Tensors, symmetric: bool, shape: tuple[int, int], group: int) -> Parts:
     packed = pack_fields(awq_columns(tensors["qweight"]).T.contiguous(), 4)
-    scale = tensors["scales"].T.contiguous()
+    scale = tensors.scales(tensors["scales"].T.contiguous(), shape, group, 1)
     if symmetric:
         return Parts(packed, scale)
     zero = awq_columns(tensors["qzeros"]).to(torch.int8) - 8

@@ -178,7 +178,7 @@ def _read(
     shape: tuple[int, int],
     activation: ActivationRule | None,
 ) -> Parts:
-    scale = _scale(tensors, group, rows, shape)
+    scale = tensors.scales(tensors["weight_scale"], shape, group, rows)
     whole = tensors.get("weight_global_scale")
     order = _order(tensors, group)
     bits = int(weights["num_bits"])
@@ -205,14 +205,6 @@ def _packed(tensors: Tensors, number: str, bits: int, shape: tuple[int, int], or
     if number == "ternary":
         packed = without_lowest(packed, tensors.module, tensors.where)
     return reordered(packed, order, bits)
-
-
-def _scale(tensors: Tensors, group: int, rows: int, shape: tuple[int, int]) -> Tensor:
-    scale = tensors["weight_scale"]
-    if scale.dtype == torch.uint8:
-        scale = scale.view(torch.float8_e8m0fnu)
-    blocks = -(-shape[0] // rows) if rows else 1
-    return scale.reshape(blocks, shape[1] // group if group else 1)
 
 
 def _zero(tensors: Tensors, bits: int, scale: Tensor) -> Tensor:

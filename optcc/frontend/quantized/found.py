@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optcc.errors import CorruptWeights, UnsupportedCheckpoint
 from optcc.frontend.program import ActivationRule, WeightSource
+from optcc.ir.formats import pack_fields, unpack_fields
 
 Config = Mapping[str, Any]
 Stored = Mapping[str, WeightSource]
@@ -100,6 +101,26 @@ class Tensors:
         """A tensor, or None."""
         return self[part] if self.has(part) else None
 
+    def scales(self, scale: Tensor, shape: tuple[int, int], group: int, rows: int) -> Tensor:
+        """Stored scales of a weight [O, K] as [blocks of rows, groups], bytes as e8m0; `group` and `rows` as in Found.
+
+        Raises UnsupportedCheckpoint when there are more or fewer than the weight has groups.
+        """
+        if scale.dtype == torch.uint8:
+            scale = scale.view(torch.float8_e8m0fnu)
+        blocks = -(-shape[0] // rows) if rows else 1
+        groups = -(-shape[1] // group) if group else 1
+        if scale.numel() != blocks * groups or (group and shape[1] % group):
+            size = (
+                f"{rows} x {group}" if rows > 1 else str(group) if group else "whole rows" if rows else "all"
+            )
+            raise refuse(
+                f"{self.module} [{shape[0]}, {shape[1]}] has {scale.numel()} scales for groups of {size}",
+                self.where,
+                "a group must divide the width of the weight; quantize the model with one that does",
+            )
+        return scale.reshape(blocks, groups)
+
     def used(self, *parts: str) -> tuple[str, ...]:
         """Full names of those parts that are there."""
         return tuple(self.name(part) for part in parts if self.has(part))
@@ -157,8 +178,6 @@ def order_of(index: Tensor, group: int, module: str, where: str) -> Tensor | Non
 
 def reordered(packed: Tensor, order: Tensor | None, bits: int) -> Tensor:
     """Columns of packed rows in another order: uint8 [O, K * bits / 8] (int8 [O, K] for 8 bits)."""
-    from optcc.ir.formats import pack_fields, unpack_fields
-
     if order is None:
         return packed
     if bits == 8:

@@ -45,9 +45,10 @@ def find(config: Config, stored: Stored, where: str) -> list[Found]:
     for module in modules_with(stored, "qweight"):
         tensors = Tensors(module, stored, where)
         shape = (tensors.source("qweight").shape[1], tensors.source("qweight").shape[0] * 32 // bits)
-        read = partial(_read, tensors, bits, 0 if group == shape[1] else group, layout == "gptq", shape)
+        size = 0 if group == shape[1] else group
+        read = partial(_read, tensors, bits, size, layout == "gptq", shape)
         used = tensors.used("qweight", "qzeros", "scales", "g_idx")
-        found.append(Found(module, shape, number, 0 if group == shape[1] else group, 1, used, read))
+        found.append(Found(module, shape, number, size, 1, used, read))
     return found
 
 
@@ -63,7 +64,8 @@ def _read(tensors: Tensors, bits: int, group: int, minus_one: bool, shape: tuple
         packed = without_lowest(packed, tensors.module, tensors.where)
         if zero is not None:
             raise refuse(f"{tensors.module} has 2-bit weights with zero points", tensors.where, _HINT)
-    return Parts(reordered(packed, order, bits), tensors["scales"].T.contiguous(), zero, order=order)
+    scale = tensors.scales(tensors["scales"].T.contiguous(), shape, group, 1)
+    return Parts(reordered(packed, order, bits), scale, zero, order=order)
 
 
 def _zero(tensors: Tensors, bits: int, rows: int, minus_one: bool) -> Tensor | None:

@@ -96,17 +96,13 @@ def _shape(stored: tuple[int, ...], number: str) -> tuple[int, int]:
 
 
 def _read(tensors: Tensors, algorithm: Algorithm, group: int, rows: int, shape: tuple[int, int]) -> Parts:
-    scale = tensors["weight_scale"]
-    if scale.dtype == torch.uint8:
-        scale = scale.view(torch.float8_e8m0fnu)
-    blocks = -(-shape[0] // rows) if rows else 1
     whole = tensors.get("weight_scale_2")
     kept: Callable[[Tensor], Tensor] = _PACKED.get(algorithm.format, lambda weight: weight)
     activation = algorithm.activation
     needs_scale = activation is not None and (activation.static or activation.scale == "e4m3")
     return Parts(
         kept(tensors["weight"]),
-        scale.reshape(blocks, shape[1] // group if group else 1),
+        tensors.scales(tensors["weight_scale"], shape, group, rows),
         tensor_scale=None if whole is None else whole.float().reshape(1),
         factor=_factor(tensors),
         input_scale=tensors["input_scale"].float().reshape(1) if needs_scale else None,

@@ -222,3 +222,32 @@ def test_incomplete(plain: Path, tmp_path: Path) -> None:
     out, _ = _save(plain, tmp_path / "b", no_scale, {})
     with pytest.raises(UnsupportedCheckpoint, match="float8_e4m3fn"):
         capture(resolve(str(out)))
+
+
+@pytest.mark.parametrize("group", [64, 48])
+@pytest.mark.parametrize("method", ["gptq", "awq", "modelopt", "compressed-tensors"])
+def test_groups_that_the_scales_do_not_have(plain: Path, tmp_path: Path, method: str, group: int) -> None:
+    """The configuration says 64 where there are scales for 32; or a group that doesn't divide the width."""
+
+    def convert(module: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        levels, scale, zero = _levels(weight, GROUP, zeros=True)
+        if method == "gptq":
+            return {"qweight": _pack_rows(levels.T), "qzeros": _pack_rows(zero).T, "scales": scale.T}, weight
+        if method == "awq":
+            return {"qweight": _pack_awq(levels.T), "qzeros": _pack_awq(zero.T), "scales": scale.T}, weight
+        if method == "modelopt":
+            nibbles = (levels - 8) & 15
+            parts = {"weight": (nibbles[0::2] | nibbles[1::2] << 4).to(torch.uint8)}
+            return parts | {"weight_scale": scale.float()}, weight
+        parts = {"weight_packed": _pack_rows(levels.T).T, "weight_shape": torch.tensor(weight.shape)}
+        return parts | {"weight_scale": scale}, weight
+
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": group}
+    settings = {"quant_method": method, "bits": 4, "group_size": group, "quant_algo": "W4A16_AWQ"} | {
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+    out, _ = _save(plain, tmp_path / "m", convert, settings)
+    with pytest.raises(UnsupportedCheckpoint, match=f"scales for groups of {group}") as error:
+        capture(resolve(str(out)))
+    assert "divide" in str(error.value.hint)
