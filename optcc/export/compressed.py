@@ -6,7 +6,7 @@ Source: compressed-tensors 0.20, `quantization/quant_args.py`, `quantization/qua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,6 +76,8 @@ def _integers(form: WeightFormat, activations: Json | None) -> tuple[str, Json] 
 def _floats(form: WeightFormat, activations: Json | None) -> tuple[str, Json] | str:
     if activations and activations["type"] != "float":
         return "float weights with integer activations; fp8 activations are near"
+    if form.rows > 1 and not form.group:
+        return f"{form.rows} whole rows with one scale; blocks of rows and columns are near"
     if form.type == "e4m3" and form.scale in _FLOAT_SCALES:
         return "float-quantized", _args(form, "float")
     if form.type == "e4m3" and (form.scale, form.group, form.rows) == ("e8m0", 32, 1):
@@ -159,12 +161,13 @@ def _reciprocal(module: Module, name: str) -> Tensor:
     return module.weights[name].float().reshape(1).reciprocal()
 
 
-def inexact_scale(module: Module, weight: StoredWeight) -> bool:
-    """Whether a two-level scale would not come back to the bit from its reciprocal."""
-    if not weight.form.two_level:
-        return False
-    scale = _whole(module, f"{weight.held}.tensor_scale")
-    return not torch.equal(scale.reciprocal().reciprocal(), scale)
+def inexact_scale(module: Module, weight: StoredWeight) -> str | None:
+    """A two-level scale of a weight or its input that would not come back to the bit from its reciprocal, by name."""
+    names = [f"{weight.held}.tensor_scale"] if weight.form.two_level else []
+    if weight.rounding and weight.rounding.scale and not weight.rounding.form.static:
+        names.append(weight.rounding.scale)
+    scales = {name: _whole(module, name) for name in names}
+    return next((n for n, s in scales.items() if not torch.equal(s.reciprocal().reciprocal(), s)), None)
 
 
 def _part(module: Module, weight: StoredWeight, name: str) -> Tensor:
@@ -192,12 +195,13 @@ def _zero(module: Module, weight: StoredWeight, words: bool) -> Tensor:
     return field_words(fields.T.contiguous(), bits).T.contiguous()
 
 
-def configuration(spelled: Mapping[str, Shape], ignore: Sequence[str]) -> Json:
+def configuration(spelled: Mapping[str, Shape], ignore: Sequence[str], tables: Collection[str] = ()) -> Json:
     """`quantization_config`: one config group for every scheme.
 
     Args:
         spelled: layer name -> how its weight is spelled.
         ignore: names of linears that are not quantized.
+        tables: names of layers that are look-ups, which the class Linear doesn't mean.
     """
     groups: list[tuple[Shape, list[str]]] = []
     for name, shape in spelled.items():
@@ -210,7 +214,7 @@ def configuration(spelled: Mapping[str, Shape], ignore: Sequence[str]) -> Json:
     config: Json = {}
     for index, (shape, names) in enumerate(groups):
         config[f"group_{index}"] = {
-            "targets": ["Linear"] if len(groups) == 1 and not _embeds(names) else names,
+            "targets": ["Linear"] if len(groups) == 1 and not set(tables) & set(names) else names,
             "weights": shape.weights,
             "input_activations": shape.activations,
             "output_activations": None,
@@ -225,11 +229,6 @@ def configuration(spelled: Mapping[str, Shape], ignore: Sequence[str]) -> Json:
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
     }
-
-
-def _embeds(names: Sequence[str]) -> bool:
-    """Whether one of the layers is a table of tokens, which the class Linear doesn't name."""
-    return any(name.rpartition(".")[2] in ("embed_tokens", "wte", "embed_in") for name in names)
 
 
 __all__ = ["NAME", "Rounding", "Shape", "configuration", "inexact_scale", "spell", "tensors"]

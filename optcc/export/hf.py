@@ -32,6 +32,13 @@ from optcc.ir.ops.quantized import PARTS
 FORMATS = (compressed.NAME, modelopt.NAME)
 VOCABULARIES = ("plain", "packed")
 Json = dict[str, Any]
+_CHANGED = {
+    "add": "a constant is folded into it (Gemma's norms are 1 + weight), and the sum is rounded, so that the weight "
+    "can't be had back to the bit",
+    "transposed": "its layer is no linear but one with the weight transposed (GPT-2's Conv1D), of which no checkpoint "
+    "format holds quantized weights",
+}
+"""What canonicalization calls a weight that it changed, after the weight's own name -> why that is no way back."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,9 @@ def export_hf(
         origin: configuration and tokenizer of the model it was compiled from.
         out: must not exist, or be empty.
         format: of FORMATS; None takes compressed-tensors, or modelopt's where that has no spelling.
-        vocabulary: `plain` writes a quantized embedding or head as numbers of the same value, which every loader reads;
-            `packed` keeps it packed, which compressed-tensors has a spelling for and few loaders read.
+        vocabulary: `plain` writes a quantized embedding or head as numbers of the same value, which every loader reads,
+            and leaves what a head reads unrounded; `packed` keeps it packed, which compressed-tensors has a spelling
+            for and few loaders read.
 
     Raises:
         ExportRefused: what can't be held, with the formats and schemes that are near.
@@ -134,6 +142,7 @@ class _Compressed:
     """compressed-tensors for one set of weights."""
 
     spelled: Mapping[str, compressed.Shape]
+    tables: frozenset[str]
     name: str = compressed.NAME
 
     def tensors(self, module: Module, weight: StoredWeight) -> list[OutTensor]:
@@ -142,7 +151,7 @@ class _Compressed:
     def files(self, config: Json, ignore: Sequence[str]) -> dict[str, Json]:
         if not self.spelled:
             return {"config.json": config}
-        settings = compressed.configuration(self.spelled, ignore)
+        settings = compressed.configuration(self.spelled, ignore, self.tables)
         return {"config.json": config | {"quantization_config": settings}}
 
     def counts(self) -> dict[str, int]:
@@ -174,31 +183,34 @@ class _Modelopt:
 def _choose(module: Module, weights: Sequence[StoredWeight], wanted: str | None) -> _Compressed | _Modelopt:
     """The format that holds every weight. Raises ExportRefused."""
     shapes = {w.module: compressed.spell(w) for w in weights}
-    problems = {n: why for n, why in shapes.items() if isinstance(why, str)}
-    inexact = next((w.name for w in weights if compressed.inexact_scale(module, w)), None)
+    problem = next(((w, why) for w in weights if isinstance(why := shapes[w.module], str)), None)
+    inexact = next((name for w in weights if (name := compressed.inexact_scale(module, w))), None)
     algorithms = {w.module: modelopt.spell(w) for w in weights}
-    strange = [n for n, algorithm in algorithms.items() if algorithm is None]
-    if wanted != modelopt.NAME and not problems and not inexact:
-        return _Compressed({n: s for n, s in shapes.items() if isinstance(s, compressed.Shape)})
+    strange = next((w for w in weights if algorithms[w.module] is None), None)
+    if wanted != modelopt.NAME and not problem and not inexact:
+        spelled = {n: s for n, s in shapes.items() if isinstance(s, compressed.Shape)}
+        return _Compressed(spelled, frozenset(w.module for w in weights if w.embedding))
     if wanted != compressed.NAME and not strange and weights:
         return _Modelopt(
             {n: a for n, a in algorithms.items() if a}, {w.module: w.form.group for w in weights}
         )
-    name = next(iter(problems), strange[0] if strange else str(inexact))
     if wanted == modelopt.NAME:
-        why = (
-            f"{next(w for w in weights if w.module == strange[0]).form}"
-            if strange
-            else "there is nothing quantized"
-        )
-        hint = f"it has {', '.join(modelopt.WRITTEN)}; --format compressed-tensors holds more"
         raise ExportRefused(
-            f"modelopt's format has no spelling for {why}", where=strange[0] if strange else None, hint=hint
+            f"modelopt's format has no spelling for {strange.label(module)}"
+            if strange
+            else "modelopt's format is for quantized weights, and there are none",
+            where=strange.name if strange else None,
+            hint=f"it has {', '.join(modelopt.WRITTEN)}; --format compressed-tensors holds more",
         )
-    if problems:
-        raise ExportRefused(f"no checkpoint format holds {problems[name]}", where=name)
+    if problem:
+        weight, why = problem
+        raise ExportRefused(
+            f"no checkpoint format holds {weight.label(module)}: {why}",
+            where=weight.name,
+            hint="quantize the model with the scheme that is near, or serve the artifact itself",
+        )
     raise ExportRefused(
-        f"compressed-tensors holds the reciprocal of the scale of {inexact}, from which it can't be had back exactly",
+        f"compressed-tensors holds the reciprocal of {inexact}, from which it can't be had back exactly",
         hint="--format modelopt, or quantize the model with a recipe of optcc",
     )
 
@@ -212,9 +224,13 @@ def _refuse_strangers(
     """Nothing may be missing in the checkpoint, and the module may read nothing that it has no place for."""
     missing = [n for n in bones.parameters if n not in quantized and n not in plain and not bones.optional(n)]
     if missing:
+        name = missing[0]
+        now = next((n.removeprefix(f"{name}.") for n in module.weights if n.startswith(f"{name}.")), "")
         raise ExportRefused(
             f"{len(missing)} weights were changed into something else: {', '.join(missing[:3])}",
-            hint="a pass folded or transposed them, and the checkpoint format holds the model's own weights only",
+            where=name,
+            hint=_CHANGED.get(now.partition(".")[0], "a pass folded it into another weight")
+            + "; checkpoint formats hold the model's own weights",
         )
     parts = {f"{w.held}.{part}" for w in quantized.values() for part in PARTS}
     parts |= {w.rounding.scale for w in quantized.values() if w.rounding and w.rounding.scale}

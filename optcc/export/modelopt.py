@@ -36,6 +36,8 @@ def _means(algorithm: Algorithm, weight: StoredWeight) -> bool:
     scale = two_level or ("e8m0" if algorithm.group == 32 else None)
     if form.type != algorithm.format or not form.symmetric:
         return False
+    if form.type == "int4" and weight.rows % 2:  # two rows to a byte
+        return False
     if form.scale != scale if scale else form.scale not in ("float32", "float16", "bfloat16"):
         return False
     if (form.group == 0) if algorithm.group is None else (form.group != algorithm.group):

@@ -35,12 +35,13 @@ def compare(directory: Path, module: Module, weights: Sequence[StoredWeight]) ->
         for name in PARTS:
             if not _equal(getattr(parts, name), weight.part(module, name)):
                 raise _differs(weight, f"has another {name}")
-        given = weight.rounding.form if weight.rounding else None
-        rule = item.activation
-        if (rule and (rule.format, rule.group, rule.static)) != (
-            given and (given.type, given.group, given.static)
-        ):
+        given, rule = weight.rounding, item.activation
+        wanted = given and (given.form.type, given.form.group, given.form.scale, given.form.static)
+        if (rule and (rule.format, rule.group, rule.scale, rule.static)) != wanted:
             raise _differs(weight, "rounds its input in another way")
+        scale = module.weights[given.scale].float() if given and given.scale else None
+        if not _equal(parts.input_scale, scale):
+            raise _differs(weight, "has another scale of its input")
     return len(weights)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from optcc.errors import ExportRefused
 from optcc.ir.formats import SCALES, find_format
-from optcc.ir.module import Module
+from optcc.ir.module import Module, source_of
 from optcc.ir.ops.quantized import PARTS, dequantize
 from optcc.ir.pattern import normalized
 from optcc.recipe.schemes import ActivationFormat, WeightFormat
@@ -64,6 +64,16 @@ class StoredWeight:
     held: str
     first: int = 0
 
+    def label(self, module: Module) -> str:
+        """Its scheme as the module knows it, for messages; or the format in words."""
+        schemes = module.attrs.get("schemes")
+        known = schemes.get(self.name) if isinstance(schemes, dict) else None
+        return (
+            str(known)
+            if known
+            else f"{self.form}, activations {self.rounding.form if self.rounding else None}"
+        )
+
     @property
     def module(self) -> str:
         """Name of the layer that has the weight."""
@@ -95,14 +105,35 @@ def stored_weights(module: Module) -> list[StoredWeight]:
     """Every quantized weight, stacked ones taken apart, by name.
 
     Raises:
-        ExportRefused: something other than a linear or a look-up reads one, or two linears round its input differently.
+        ExportRefused: something other than a linear or a look-up reads one, two linears round its input differently, or
+            something other than a quantized linear reads rounded values.
     """
+    _refuse_other_readers(module)
     found: dict[str, StoredWeight] = {}
     for node in module.nodes():
         for weight in _read_by(node):
             before = found.get(weight.name)
             found[weight.name] = weight if before is None else _joined(before, weight)
     return sorted((piece for w in found.values() for piece in _pieces(module, w)), key=lambda w: w.name)
+
+
+def _refuse_other_readers(module: Module) -> None:
+    """Checkpoints say how the inputs of quantized linears are rounded, and of nothing else."""
+    for rounded in module.find(_STATIC):
+        for back in rounded.users:
+            for reader in back.users:
+                quantized = reader.target is _QUANTIZED_LINEAR or (
+                    reader.target is _LINEAR and getattr(reader.args[1], "target", None) is _DEQUANTIZE
+                )
+                if quantized and reader.args[0] is back:
+                    continue
+                raise ExportRefused(
+                    f"%{reader.name} ({reader.target}) reads values that are rounded with a static scale, and no "
+                    "checkpoint format rounds what anything but a quantized linear reads",
+                    where=source_of(reader),
+                    hint="quantize.calibrated rounds the inputs of quantized linears alone; with quantize.static, "
+                    "quantize every linear that reads the value",
+                )
 
 
 def plain_weights(module: Module) -> dict[str, tuple[str, slice | None]]:
@@ -186,7 +217,9 @@ def _rounding(x: Any) -> Rounding | None:
         _, scale, zero, kind = normalized(values)[0]
         if zero is not None:
             raise ExportRefused(
-                "activations with zero points are in no checkpoint format that is written here"
+                f"the input of %{x.name} is rounded with a zero point, which no checkpoint format has",
+                where=source_of(x),
+                hint="quantize.static with `symmetric: true`, or quantize.calibrated, rounds without",
             )
         return Rounding(ActivationFormat(kind, static=True), str(scale.target))
     pair = values.args[0] if values.op == "call_function" and values.args else None

@@ -100,7 +100,7 @@ def _rounded(build: Builder, x: fx.Node, form: PackedSource, scale: str | None) 
         assert scale is not None
         step = build.weight(scale)
         values = build.call(_OPS.quantize_static.default, x, step, None, rule.format)
-        return build.call(_OPS.dequantize.default, values, step, None, None, rule.format, 0, 0, dtype)
+        return build.call(_OPS.dequantize.default, values, step, None, None, rule.format, 0, 1, dtype)
     whole = None if scale is None else build.weight(scale)
     pair = build.call(_OPS.quantize_activation.default, x, rule.format, rule.group, rule.scale, whole)
     parts = build.item(pair, 0), build.item(pair, 1), None, whole

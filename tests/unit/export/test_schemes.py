@@ -21,6 +21,7 @@ from optcc.frontend.safetensors import read_directory
 from optcc.ir.interpret import interpret
 from optcc.ir.module import Module
 from optcc.pm import Context, run_pipeline
+from optcc.pm.context import Calibration
 from optcc.pm.text import parse_pipeline
 from optcc.recipe import load_recipe
 from optcc.recipe.schemes import list_schemes, load_scheme
@@ -28,9 +29,11 @@ from tests import zoo
 from tests.unit.passes.conftest import step
 
 FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm"
-# Static activations come from a pass that calibrates, not from this one.
-SCHEMES = [s for s in list_schemes() if not (load_scheme(s).activation and load_scheme(s).activation.static)]
+SCHEMES = list_schemes()
 MODELOPT = {
+    "fp8-tensor-static": "FP8",
+    "int8-channel-static": "W8A8_SQ_PER_CHANNEL",
+    "int8-channel": "W8A16",
     "fp8-channel-a8": "FP8_PER_CHANNEL_PER_TOKEN",
     "fp8-b128": "FP8_PB_WO",
     "int4-g32": "W4A16_AWQ",
@@ -58,11 +61,23 @@ def compiled(model: Path) -> Compiled:
     @cache
     def get(scheme: str) -> Module:
         module = base.clone()
-        text = f"quantize.linear{{scheme={scheme}}},{FUSE}" if scheme else FUSE
-        run_pipeline(module, parse_pipeline(text), Context("reference", 1))
+        if scheme:
+            text = f"quantize.{'calibrated' if _is_static(scheme) else 'linear'}{{scheme={scheme}}}"
+            run_pipeline(module, parse_pipeline(text), _context())
+        run_pipeline(module, parse_pipeline(FUSE), Context("reference", 1))
         return module
 
     return get
+
+
+def _is_static(scheme: str) -> bool:
+    """Whether its scales of activations come from a pass that calibrates."""
+    activation = load_scheme(scheme).activation
+    return activation is not None and activation.static
+
+
+def _context() -> Context:
+    return Context("reference", 1, calibration=Calibration((step(),), "tiny", zoo.TEXT))
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +116,18 @@ def test_round_trip(scheme: str, compiled: Compiled, model: Path, tmp_path: Path
                 assert torch.equal(
                     before.contiguous().view(torch.uint8), after.contiguous().view(torch.uint8)
                 )
+        given = packed[name].rounding
+        assert (
+            (given is not None and given.form.static) == (parts.input_scale is not None) == _is_static(scheme)
+        )
+        if given and given.scale:
+            assert torch.equal(module.weights[given.scale], parts.input_scale)
 
 
 @pytest.mark.parametrize(
-    "scheme", ["int4-g32-asym-a8", "int8-channel-a8", "fp8-b128-a8", "nvfp4", "mxfp8-a8"]
+    "scheme",
+    ["int4-g32-asym-a8", "int8-channel-a8", "fp8-b128-a8", "nvfp4", "mxfp8-a8"]
+    + [s for s in SCHEMES if _is_static(s)],
 )
 def test_loaded_model_computes_the_same(scheme: str, compiled: Compiled, model: Path, tmp_path: Path) -> None:
     module = compiled(scheme)
@@ -114,13 +137,20 @@ def test_loaded_model_computes_the_same(scheme: str, compiled: Compiled, model: 
     assert _error(module, again) < 1e-4
 
 
-@pytest.mark.parametrize(("scheme", "algorithm"), MODELOPT.items())
-def test_modelopt(scheme: str, algorithm: str, compiled: Compiled, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_modelopt(scheme: str, compiled: Compiled, model: Path, tmp_path: Path) -> None:
+    """Every scheme in modelopt's format to the bit, or refused by its name with what there is."""
+    if scheme not in MODELOPT:
+        with pytest.raises(ExportRefused, match=rf"no spelling for {scheme}\s") as error:
+            _export(compiled(scheme), model, tmp_path / "out", format="modelopt")
+        assert "W4A16_AWQ" in str(error.value.hint)
+        return
     done = _export(compiled(scheme), model, tmp_path / "out", format="modelopt")
-    assert done.schemes == {algorithm: 21}
+    # An int8 head is written as plain numbers.
+    assert (done.schemes, done.compared) == ({MODELOPT[scheme]: 21}, 21)
     beside = json.loads((tmp_path / "out" / "hf_quant_config.json").read_text())
-    assert beside["quantization"]["quant_algo"] == algorithm
-    if scheme in ("int4-g64", "fp8-b128"):
+    assert beside["quantization"]["quant_algo"] == MODELOPT[scheme]
+    if scheme in ("int4-g64", "fp8-b128", "fp8-tensor-static"):
         assert _error(compiled(scheme), _loaded(tmp_path / "out")) < 1e-4
 
 
