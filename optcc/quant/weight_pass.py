@@ -52,6 +52,14 @@ def check_part(part: str) -> None:
         raise BadOption(f"part: there is no part {part!r}", hint=nearest(part, list(PARTS)))
 
 
+def check_not_negative(step: Pass, *options: str) -> None:
+    """Raise BadOption if one of a pass's numbers is below 0."""
+    for option in options:
+        value = getattr(step, option.replace("-", "_"))
+        if value < 0:
+            raise BadOption(f"{option}: {step.id} needs 0 or more, found {value:g}")
+
+
 @dataclass(frozen=True)
 class WeightPass(PackingPass):
     """A pass that stores weights in one scheme.

@@ -21,7 +21,7 @@ from optcc.quant.rounding import round_to_nearest
 from optcc.quant.select import Selected
 from optcc.quant.spread import spread
 from optcc.quant.sweep import Sweep
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.weight_pass import WeightPass, check_not_negative
 from optcc.recipe.schemes import Scheme, WeightFormat
 
 
@@ -63,7 +63,8 @@ class QuantizeGptq(WeightPass):
     memory: int = 1024
 
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
-        """The weights this pass packs; raises BadOption for a scheme with static activations, besides the usual."""
+        """As every weight pass; and raises BadOption for numbers below 0 and a scheme with static activations."""
+        check_not_negative(self, "search", "refine", "damp", "windows", "memory")
         scheme = self.load(base)
         if scheme.activation and scheme.activation.static:
             raise BadOption(
@@ -74,8 +75,6 @@ class QuantizeGptq(WeightPass):
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Pack one weight after another while the calibration data goes through the model once."""
-        if min(self.search, self.refine, self.damp, self.windows, self.memory) < 0:
-            raise BadOption(f"{self.id}: search, refine, damp, windows and memory can't be negative")
         scheme = self.load(ctx.base)
         selected = self.select(module, ctx.base)
         if not selected:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from optcc.ir.module import Module
 from optcc.pm.context import Context
 from optcc.quant.attach import attach_activations, attach_weight
 from optcc.quant.rounding import round_to_nearest
-from optcc.quant.weight_pass import WeightPass
+from optcc.quant.select import Selected
+from optcc.quant.weight_pass import WeightPass, check_not_negative
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class QuantizeLinear(WeightPass):
     """
 
     search: int = 0
+
+    def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
+        """As every weight pass; and raises BadOption for a search below 0."""
+        check_not_negative(self, "search")
+        return super().select(module, base, taken)
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Pack one weight after another; only one is in memory at a time."""

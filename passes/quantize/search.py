@@ -15,7 +15,7 @@ from optcc.quant.mixture import Packer, apply_mixture
 from optcc.quant.select import Selected, select_weights
 from optcc.quant.sensitivity import Sensitivities, make_trial, measure_sensitivities, pick_batches
 from optcc.quant.units import Unit, make_units
-from optcc.quant.weight_pass import PackingPass, check_part
+from optcc.quant.weight_pass import PackingPass, check_not_negative, check_part
 from optcc.recipe.schemes import Scheme, load_scheme
 
 
@@ -63,8 +63,10 @@ class SearchSchemes(PackingPass):
         """The candidates.
 
         Raises:
-            BadOption: fewer than two, two of one name, one with static activations, or not exactly one limit.
+            BadOption: fewer than two, two of one name, one with static activations, not exactly one limit, or a number
+                below 0.
         """
+        check_not_negative(self, "kl", "mb", "tokens", "points", "search")
         if (self.kl > 0) == (self.mb > 0):
             raise BadOption(f"{self.id} needs one limit: `kl` in nats per token or `mb` in megabytes")
         found = {name: load_scheme(name, base) for name in self.candidates}

@@ -20,7 +20,7 @@ from optcc.quant.ranges import METHODS, ActivationGrid, choose_grid, see_ranges
 from optcc.quant.rounding import PackedWeight, round_to_nearest
 from optcc.quant.select import Selected, select_weights
 from optcc.quant.static import CONVOLUTIONS, attach_grids, find_points
-from optcc.quant.weight_pass import WeightPass, check_part
+from optcc.quant.weight_pass import WeightPass, check_not_negative, check_part
 from optcc.recipe.schemes import Scheme
 
 _BIAS_LEVELS = 2.0**24
@@ -78,6 +78,7 @@ class QuantizeStatic(WeightPass):
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:
         """The weights of convolutions and linears."""
         check_part(self.part)
+        check_not_negative(self, "search", "min-channels")
         found = select_weights(
             module,
             self.load(base),

@@ -17,6 +17,7 @@ from optcc.passes.quantize.linear import QuantizeLinear
 from optcc.pm import Context, parse_pipeline
 from optcc.pm.instruments import Check
 from optcc.pm.run import run_pipeline
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import list_schemes, load_recipe, load_scheme
 from tests import zoo
 from tests.unit.passes.conftest import Capture
@@ -132,3 +133,23 @@ def test_compiled(backend: str, scheme: str, tmp_path: Path) -> None:
     assert made.ok
     bits = load_scheme(scheme).weight
     assert made.report.ledger.quantized_bytes < 0.36 * made.report.ledger.original_bytes, bits
+
+
+@pytest.mark.parametrize(
+    ("step", "option"),
+    [
+        ("quantize.linear{search=-1}", "search"),
+        ("quantize.gptq{scheme=int4-g32 refine=-1}", "refine"),
+        ("quantize.gptq{scheme=int4-g32 memory=-1}", "memory"),
+        ("quantize.static{search=-2}", "search"),
+        ("quantize.static{min-channels=-1}", "min-channels"),
+        ("quantize.search{kl=0.1 points=-1}", "points"),
+        ("quantize.search{kl=0.1 mb=-1.0}", "mb"),
+    ],
+)
+def test_numbers_below_zero_are_refused_in_preflight(canonical: Module, step: str, option: str) -> None:
+    """When weights are selected, before any is read."""
+    (made,) = parse_pipeline(step).passes
+    assert isinstance(made, PackingPass)
+    with pytest.raises(BadOption, match=f"^.*{option}: {made.id} needs 0 or more"):
+        made.select(canonical, Path())
