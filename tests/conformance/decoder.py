@@ -170,3 +170,19 @@ def texts_of(lengths: Sequence[int], seed: int = 0) -> list[npt.NDArray[np.int64
     """Random texts."""
     rng = np.random.default_rng(seed)
     return [rng.integers(0, VOCAB, n) for n in lengths]
+
+
+def move_blocks(play: Play) -> npt.NDArray[Any]:
+    """Move a request's two blocks to spare ones, one by a copy, one out and in again, and clear the old ones.
+
+    Returns what was taken out; in the pool it is the same to the bit.
+    """
+    executor, (first, second) = play.executor, (int(b) for b in play.tables[0])
+    spare = [b for b in range(play.blocks) if b not in (first, second)]
+    executor.copy_blocks([(first, spare[0])])
+    data = executor.export_blocks([second])
+    executor.import_blocks([spare[1]], data)
+    np.testing.assert_array_equal(executor.export_blocks([spare[1]]), data)
+    executor.import_blocks([first, second], np.zeros((2, *data.shape[1:]), np.float32))
+    play.tables[0] = np.array(spare[:2])
+    return data

@@ -25,6 +25,7 @@ from tests.conformance.decoder import (
     Play,
     Shape,
     Step,
+    move_blocks,
     paged,
     spec_of,
     stateless,
@@ -175,13 +176,7 @@ def test_blocks_move_with_their_content(backend: str, opened: Any) -> None:
     texts = texts_of((8,))
     play = Play(opened(SHAPES["windows"], backend), texts)
     play.step({0: 6})
-    spare = [b for b in range(play.blocks) if b not in play.tables[0]]
-    play.executor.copy_blocks([(int(play.tables[0][0]), spare[0])])
-    data = play.executor.export_blocks([int(play.tables[0][1])])
-    assert data.shape == (1, 2, 2, BLOCK, 2, 8)
-    play.executor.import_blocks([spare[1]], data)
-    play.executor.import_blocks(list(play.tables[0]), np.zeros((2, *data.shape[1:]), np.float32))
-    play.tables[0] = np.array(spare[:2])
+    assert move_blocks(play).shape == (1, 2, 2, BLOCK, 2, 8)
     found = play.step({0: 2})[0]
     np.testing.assert_allclose(
         found, whole_text(SHAPES["windows"], tuple(texts[0].tolist()))[6:], rtol=0, atol=BAR
