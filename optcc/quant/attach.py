@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
 from optcc.ir.ops.quantized import PARTS
+from optcc.ir.rounding import round_dynamic, round_static
 from optcc.quant.rounding import PackedWeight
 from optcc.quant.select import Selected
 from optcc.recipe.schemes import ActivationFormat, WeightFormat
@@ -56,18 +57,7 @@ def attach_activations(module: Module, linears: list[fx.Node], form: ActivationF
         assert isinstance(x, fx.Node)
         if x not in made:
             build = Builder(module, linear)
-            pair = build.call(_OPS.quantize_activation.default, x, form.type, form.group, form.scale, None)
-            made[x] = build.call(
-                _OPS.dequantize.default,
-                build.item(pair, 0),
-                build.item(pair, 1),
-                None,
-                None,
-                form.type,
-                form.group,
-                1,
-                x.meta["val"].dtype,
-            )
+            made[x] = round_dynamic(build, x, form.type, form.group, form.scale)
         linear.replace_input_with(x, made[x])
 
 
@@ -90,8 +80,6 @@ def attach_static(module: Module, scales: Mapping[fx.Node, Tensor], form: Activa
         if back is None:
             build = Builder(module, linear)
             stored = build.new_weight(f"{weight.target}.input_scale", scale)
-            levels = build.call(_OPS.quantize_static.default, x, stored, None, form.type)
-            kind = x.meta["val"].dtype
-            back = build.call(_OPS.dequantize.default, levels, stored, None, None, form.type, 0, 1, kind)
+            back = round_static(build, x, stored, None, form.type)
             known.append((scale, back))
         linear.replace_input_with(x, back)

@@ -18,6 +18,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.formats import SCALES, find_format
 from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
+from optcc.ir.rounding import round_dynamic
 from optcc.pm.passes import Pass
 
 KV_TYPES = ("int8", "e4m3")
@@ -76,9 +77,7 @@ class PackedValue:
 
 def quantize_kv(build: Builder, value: fx.Node, form: KvFormat) -> fx.Node:
     """`dequantize(quantize_activation(value))` of keys or values [T,G,C], before the place `build` stands at."""
-    pair = build.call(_OPS.quantize_activation.default, value, form.type, 0, form.scale, None)
-    packed, scale, dtype = build.item(pair, 0), build.item(pair, 1), value.meta["val"].dtype
-    return build.call(_OPS.dequantize.default, packed, scale, None, None, form.type, 0, 1, dtype)
+    return round_dynamic(build, value, form.type, 0, form.scale)
 
 
 def packed_kv(value: Any) -> PackedValue | None:

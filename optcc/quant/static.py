@@ -15,9 +15,9 @@ from torch import fx
 
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
+from optcc.ir.rounding import round_static
 from optcc.quant.ranges import ActivationGrid
 
-_OPS = torch.ops.optcc
 _ATEN = torch.ops.aten
 CONVOLUTIONS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv3d.default)
 LINEAR = _ATEN.linear.default
@@ -116,9 +116,7 @@ def attach_grids(module: Module, points: Points, grids: Mapping[fx.Node, Activat
             operand = value.args[0]
             assert isinstance(operand, fx.Node)
             source, clamps = operand, clamps + 1
-        levels = build.call(_OPS.quantize_static.default, source, step, zero, "int8")
-        dtype = value.meta["val"].dtype
-        rounded = build.call(_OPS.dequantize.default, levels, step, zero, None, "int8", 0, 1, dtype)
+        rounded = round_static(build, source, step, zero, "int8")
         for reader in readers:
             reader.replace_input_with(value, rounded)
     return clamps

@@ -11,6 +11,7 @@ from optcc.errors import UnsupportedCheckpoint
 from optcc.frontend.program import PackedSource, WeightSource
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module
+from optcc.ir.rounding import round_dynamic, round_static
 
 _OPS = torch.ops.optcc
 _ATEN = torch.ops.aten
@@ -93,15 +94,10 @@ def _shared(module: Module, name: str, part: str, form: PackedSource, shared: di
 
 def _rounded(build: Builder, x: fx.Node, form: PackedSource, scale: str | None) -> fx.Node:
     """X rounded as the checkpoint says, and back in its own type."""
-    rule, dtype = form.activation, x.meta["val"].dtype
+    rule, step = form.activation, None if scale is None else build.weight(scale)
     if rule is None:
         return x
     if rule.static:
-        assert scale is not None
-        step = build.weight(scale)
-        values = build.call(_OPS.quantize_static.default, x, step, None, rule.format)
-        return build.call(_OPS.dequantize.default, values, step, None, None, rule.format, 0, 1, dtype)
-    whole = None if scale is None else build.weight(scale)
-    pair = build.call(_OPS.quantize_activation.default, x, rule.format, rule.group, rule.scale, whole)
-    parts = build.item(pair, 0), build.item(pair, 1), None, whole
-    return build.call(_OPS.dequantize.default, *parts, rule.format, rule.group, 1, dtype)
+        assert step is not None
+        return round_static(build, x, step, None, rule.format)
+    return round_dynamic(build, x, rule.format, rule.group, rule.scale, step)
