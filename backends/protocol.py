@@ -27,12 +27,14 @@ class Availability:
         version: of its main package, or an empty string.
         reason: why not, when it can't.
         install: the command that installs what is missing.
+        notes: further lines about what is here, such as which kernels it would use.
     """
 
     ok: bool
     version: str = ""
     reason: str = ""
     install: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

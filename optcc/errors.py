@@ -326,6 +326,18 @@ class BackendCompileFailed(OptccError):
     code = "E503"
 
 
+class NativeOperatorsMissing(OptccError):
+    """The artifact needs optcc's native operators, and this machine has none.
+
+    Installing optcc compiles them when it finds a C++ compiler; `optcc env` says whether they are there, and why not.
+    Install a compiler and reinstall, or compile the model again with `OPTCC_NATIVE=off` in the environment: the
+    artifact then holds ONNX Runtime's own operators alone. If `OPTCC_ISA` is set, it must name an instruction set that
+    the machine has.
+    """
+
+    code = "E504"
+
+
 # --- artifacts ---------------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,13 @@ VENDORS: dict[str, tuple[str, ...]] = {
 TORCH_FREE_PARTS = ("cli", "recipe", "artifact", "runtime", "recipes")
 # Besides these, `optcc.backends` and its direct members: a probe must not load what it looks for.
 TORCH_FREE_MODULES = frozenset(
-    {"optcc.__main__", "optcc.backends.onnxruntime.executor", "optcc.backends.onnxruntime.session"}
+    {
+        "optcc.__main__",
+        "optcc.backends.onnxruntime.executor",
+        "optcc.backends.onnxruntime.native",
+        "optcc.backends.onnxruntime.native.build",
+        "optcc.backends.onnxruntime.session",
+    }
 )
 
 

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from optcc.backends.onnxruntime import native
 from optcc.backends.protocol import Availability
-from optcc.errors import BackendUnavailable, IncompatibleArtifact
+from optcc.errors import BackendUnavailable, IncompatibleArtifact, NativeOperatorsMissing
 from optcc.host import read_cpu
 
 MODEL = "model.onnx"
@@ -80,11 +81,42 @@ def _exact_products() -> bool:
     return "avx2" not in flags or bool(flags & {"avx_vnni", "avx512_vnni", "avx512vnni"})
 
 
+def needs_native(graph: bytes) -> bool:
+    """Whether a serialized model imports the domain of our native operators.
+
+    A model lists the domains it uses as OperatorSetIdProto {domain = 1, version = 2}; reading that message alone spares
+    running an artifact the package `onnx`.
+    """
+    domain = native.DOMAIN.encode()
+    return b"\x0a" + bytes([len(domain)]) + domain + b"\x10\x01" in graph
+
+
+def _registered(made: Any, root: Path) -> Any:
+    """Session options with the native operators where the graph needs them.
+
+    Raises:
+        NativeOperatorsMissing: it does, and they can't be used here.
+    """
+    path = root / MODEL
+    if not path.is_file() or not needs_native(path.read_bytes()):
+        return made
+    status, library = native.status(), native.library()
+    if library is None or not status.ok:
+        raise NativeOperatorsMissing(
+            f"the graph has optcc's native operators, which can't be used here: {status.reason}",
+            where=str(path),
+            hint=f"{native.INSTALL}; or compile again with OPTCC_NATIVE=off, for ONNX Runtime's own operators",
+        )
+    made.register_custom_ops_library(str(library))
+    return made
+
+
 def open_session(root: Path, threads: int) -> Any:
     """An InferenceSession over `root`; weights are mapped from the file.
 
     Raises:
         BackendUnavailable: no ONNX Runtime, or one that is too old.
+        NativeOperatorsMissing: the graph needs operators that were not built here.
         IncompatibleArtifact: ONNX Runtime refuses the graph; its message is quoted.
     """
     found = availability(compiling=False)
@@ -92,10 +124,11 @@ def open_session(root: Path, threads: int) -> Any:
         raise BackendUnavailable(f"the backend onnxruntime can't be used: {found.reason}", hint=found.install)
     import onnxruntime as ort
 
+    made = _registered(options(threads), root)
     try:
         return ort.InferenceSession(
             str(root / MODEL),
-            options(threads),
+            made,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=DISABLED,
         )
@@ -111,7 +144,7 @@ def try_open(root: Path) -> str | None:
     """ONNX Runtime's reason to refuse a graph just written, or None. Nothing is optimized, so it takes no time."""
     import onnxruntime as ort
 
-    made = options(1)
+    made = _registered(options(1), root)
     made.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     made.add_session_config_entry("session.disable_prepacking", "1")
     try:

@@ -32,12 +32,16 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class BackendRow:
-    """What one backend's probe said; `hint` is the line that would make it available, empty if it is."""
+    """What one backend's probe said; `hint` is the line that would make it available, empty if it is.
+
+    `notes` are further lines about it.
+    """
 
     name: str
     available: bool
     detail: str
     hint: str
+    notes: tuple[str, ...]
 
 
 @click.command("env")
@@ -61,7 +65,9 @@ def command(as_json: bool) -> None:
     click.echo("\npackages")
     print_pairs((name, version or "not installed") for name, version in packages.items())
     click.echo("\nbackends")
-    print_pairs((row.name, _told(row)) for row in backends)
+    print_pairs(
+        pair for row in backends for pair in [(row.name, _told(row)), *(("", note) for note in row.notes)]
+    )
 
 
 def probe_backends() -> list[BackendRow]:
@@ -70,7 +76,7 @@ def probe_backends() -> list[BackendRow]:
 
     found = {name: load_backend(name).probe() for name in backend_names()}
     return [
-        BackendRow(name, here.ok, here.version if here.ok else here.reason, here.install)
+        BackendRow(name, here.ok, here.version if here.ok else here.reason, here.install, here.notes)
         for name, here in found.items()
     ]
 
