@@ -1,7 +1,8 @@
 """ONNX Runtime behind the runtime's contracts. Imports neither torch nor transformers.
 
-The pools are numpy arrays of ours. Each is bound as input and as result to the same memory, and ONNX Runtime's
-ScatterND then writes in place: a step costs what it attends to, whatever the pool's size.
+The pools are numpy arrays of ours. Our native operator writes to the memory of its inputs; without it each pool is
+bound as input and as result to the same memory, and ONNX Runtime's ScatterND then writes in place. Either way a step
+costs what it attends to, whatever the pool's size.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class OnnxExecutor:
             )
         self._session = open_session(root, threads)
         self._binding = self._session.io_binding()
+        # Pools that ONNX Runtime's own operators write are results too.
+        self._results = frozenset(value.name for value in self._session.get_outputs()) - {"logits"}
         self._pools: dict[str, Array] = {}
         self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
 
@@ -76,17 +79,22 @@ class OnnxExecutor:
             pool = aligned((blocks, s.block_size, s.kv_heads, kind.channels), dtype)
             self._pools[kind.name] = pool
             self._binding.bind_input(kind.name, "cpu", 0, dtype, pool.shape, pool.ctypes.data)
-            self._binding.bind_output(f"{kind.name}.out", "cpu", 0, dtype, pool.shape, pool.ctypes.data)
+            if (result := f"{kind.name}.out") in self._results:
+                self._binding.bind_output(result, "cpu", 0, dtype, pool.shape, pool.ctypes.data)
 
     def step(self, batch: Batch) -> StepHandle:
-        """Run the batch, in parts of similar length; the pools are changed in place."""
+        """Run the batch; the pools are changed in place.
+
+        Without the native operator, which takes tokens as they come, requests are padded to the longest: then parts of
+        similar length run one after another.
+        """
         if not self._pools:
             raise PoolTooSmall("no KV pool is bound")
         wanted = len(batch.wanted_rows)
         if len(self._rows) < wanted:
             self._rows = aligned((wanted, self._spec.vocab), np.float32)
         logits = self._rows[:wanted]
-        parts = split(batch, self._spec.block_size)
+        parts = split(batch, self._spec.block_size) if self._results else [_whole(batch)]
         if len(parts) == 1 and wanted:
             self._run(parts[0].batch, logits)
             return logits
@@ -183,6 +191,10 @@ class Part:
     wanted: npt.NDArray[np.int64]
 
 
+def _whole(batch: Batch) -> Part:
+    return Part(batch, np.arange(len(batch.wanted_rows)))
+
+
 def split(batch: Batch, block_size: int) -> list[Part]:
     """Parts that together are the batch. A batch of similar lengths stays whole.
 
@@ -192,7 +204,7 @@ def split(batch: Batch, block_size: int) -> list[Part]:
     """
     lengths = np.diff(batch.query_starts)
     if len(lengths) * int(lengths.max()) <= 2 * int(lengths.sum()) + _SLACK:
-        return [Part(_take(batch, np.arange(len(lengths)), block_size), np.arange(len(batch.wanted_rows)))]
+        return [_whole(_take(batch, np.arange(len(lengths)), block_size))]
     # Lengths within a factor of two share a part.
     kinds = np.floor(np.log2(lengths)).astype(np.int64)
     owner = np.searchsorted(batch.query_starts, batch.wanted_rows, side="right") - 1

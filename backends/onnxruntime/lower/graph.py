@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from optcc.artifact.weights import Span
+from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
 from optcc.backends.onnxruntime.lower.blocks import repackings
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
@@ -46,12 +47,17 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
         outputs,
         nodes=live,
         initializers=_read(emit, live),
-        opset_imports={"": OPSET, MICROSOFT: 1},
+        opset_imports={"": OPSET, MICROSOFT: 1} | ({native.DOMAIN: 1} if _is_native(live) else {}),
         name="model",
     )
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="optcc")
     serialized: bytes = ir.to_proto(model).SerializeToString(deterministic=True)
     return serialized
+
+
+def _is_native(nodes: list[ir.Node]) -> bool:
+    """Whether the graph needs our own library."""
+    return any(node.domain == native.DOMAIN for node in nodes)
 
 
 def _live(nodes: list[ir.Node], outputs: list[ir.Value]) -> list[ir.Node]:

@@ -10,11 +10,12 @@
 namespace optcc {
 
 // One function per operator, each in its folder's op.cc.
+const OrtCustomOp* paged_attention();
 
 namespace {
 
 using Make = const OrtCustomOp* (*)();
-const std::initializer_list<Make> kOperators = {};
+const std::initializer_list<Make> kOperators = {paged_attention};
 
 }  // namespace
 }  // namespace optcc

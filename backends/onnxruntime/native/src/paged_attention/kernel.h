@@ -1,0 +1,72 @@
+// The arithmetic of paged attention, compiled once per instruction set.
+//
+// Rule for the per-instruction-set files (*_portable.cc, *_avx2.cc, *_avx512.cc): no standard C++ headers, nothing with
+// external linkage but their one table. The linker keeps one copy of an inline or templated function for the whole
+// library, and if it keeps the AVX-512 copy, an older processor dies on an illegal instruction in code that looks
+// harmless. tests/native/test_build.py looks for such symbols.
+//
+// One row is one token's query in one head. Its result depends on its own query, its keys and values in order of their
+// positions, and nothing else: not on the rows computed beside it, the step they came in, threads, or where pages lie.
+// Keys are taken in chunks of kChunk and segments of kSegment, both counted from key 0. A chunk updates a segment's
+// maximum, sum and result as in Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, and Dao et
+// al., "FlashAttention", 2022; segments are merged in order, as in "Flash-Decoding", 2023, whether they were computed
+// one after another or at once.
+
+#pragma once
+
+#include <stdint.h>
+
+namespace optcc {
+
+constexpr int kMaxRows = 96;    // of one piece of work
+constexpr int kChunk = 64;      // keys per update; a multiple of every vector's lanes
+constexpr int kSegment = 512;   // keys that are computed apart from others
+constexpr int kMaxWidth = 512;  // of a head
+
+enum class KvType { kFloat, kHalf, kInt8 };
+
+// One call. Shapes: q and out [T, H, C], pools [N, K, G, C], scale pools [N, K, G] or null.
+struct Attention {
+  const float* q;
+  float* out;
+  const void* keys;
+  const void* values;
+  const float* key_scales;
+  const float* value_scales;
+  KvType type;
+  int64_t heads, kv_heads, width, block;
+  int64_t window;  // 0: all keys
+  float scale, softcap;
+};
+
+// A piece of work: some tokens of one request, in some heads that share a KV head.
+struct Piece {
+  const int32_t* table;  // the request's row of the block table
+  int64_t token;         // the first one's row in q
+  int64_t position;      // and its position in the request
+  int64_t head;          // the first one
+  int64_t kv_head;
+  int tokens, heads;  // at most kMaxRows together
+  int64_t first_key;  // a multiple of kSegment
+  int64_t end_key;
+  float* partial;  // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
+};
+
+constexpr int64_t padded(int64_t width) { return (width + 15) / 16 * 16; }
+constexpr int64_t partial_floats(int64_t width) { return padded(width) + 16; }  // result, maximum, sum
+constexpr int64_t scratch_floats(int64_t width) {
+  return 2 * kChunk * padded(width) + kMaxRows * (kChunk + 2 * padded(width) + 5) + 2 * kChunk;
+}
+
+struct AttentionKernel {
+  // `scratch` is scratch_floats(width) floats on a cache line.
+  void (*attend)(const Attention&, const Piece&, float* scratch);
+  // The segments of a piece in order, `partial` apart by `stride`, into `out`. Uses `scratch` too.
+  void (*merge)(const Attention&, const Piece&, int segments, int64_t stride, float* scratch);
+};
+
+extern const AttentionKernel kAttentionPortable;
+extern const AttentionKernel kAttentionAvx2;    // if built: OPTCC_HAVE_AVX2
+extern const AttentionKernel kAttentionAvx512;  // if built: OPTCC_HAVE_AVX512
+
+}  // namespace optcc

@@ -1,0 +1,300 @@
+// optcc::PagedAttention: write the step's keys and values to their pages, then attend over each request's pages.
+//
+// Inputs, as com.microsoft::PagedAttention has them where it has them:
+//    0 query         float [T, H, C]
+//    1 key           float or int8 [T, G, C]
+//    2 value         as key
+//    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place
+//    4 value_pool    as key_pool                           written in place
+//    5 query_starts  int32 [R + 1]
+//    6 kv_lengths    int32 [R]   of each request after this step
+//    7 block_table   int32 [R, M]
+//    8 key_scale, 9 value_scale                float [T, G, 1]      with int8
+//   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with int8, written in place
+// Output: float [T, H, C]. Attributes: scale (float), local_window_size (int, 0: all), softcap (float, 0: none).
+//
+// Token i of a request with n tokens in the step stands at position kv_length - n + i and sees the keys up to its own.
+// A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node.
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "abi/ort_op.h"
+#include "cpu.h"
+#include "paged_attention/kernel.h"
+#include "simd/half.h"
+
+namespace optcc {
+namespace {
+
+constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
+constexpr size_t kEnoughPieces = 16;  // to keep the threads busy; with fewer, long contexts are cut
+constexpr int64_t kWritten = 32;      // tokens whose keys one piece writes
+
+const AttentionKernel& kernel_for(Isa isa) {
+#ifdef OPTCC_HAVE_AVX512
+  if (isa == Isa::kAvx512) return kAttentionAvx512;
+#endif
+#ifdef OPTCC_HAVE_AVX2
+  if (isa == Isa::kAvx2 || isa == Isa::kAvx2Vnni) return kAttentionAvx2;
+#endif
+  (void)isa;
+  return kAttentionPortable;
+}
+
+float* scratch(int64_t floats) {
+  thread_local std::vector<float> held;
+  if (held.size() < static_cast<size_t>(floats) + 16) held.resize(static_cast<size_t>(floats) + 16);
+  const auto address = reinterpret_cast<uintptr_t>(held.data());
+  return reinterpret_cast<float*>((address + 63) / 64 * 64);
+}
+
+void want(bool ok, const char* message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
+  return tensor.data != nullptr && tensor.shape == std::vector<int64_t>(shape);
+}
+
+// The step: where each request's tokens, keys and pages are.
+struct Step {
+  const int32_t *starts, *lengths, *table;
+  int64_t requests, columns;
+
+  int64_t count(int64_t r) const { return starts[r + 1] - starts[r]; }
+  int64_t position(int64_t r) const { return lengths[r] - count(r); }
+  const int32_t* pages(int64_t r) const { return table + r * columns; }
+};
+
+// A pool and what this step adds to it: rows of `values` values, of `size` bytes each in the pool.
+struct Write {
+  const Tensor* from;
+  const Tensor* pool;
+  int64_t values;
+  size_t size;
+
+  void row(int64_t token, int64_t slot) const {
+    char* to = pool->as<char>() + static_cast<size_t>(slot * values) * size;
+    if (pool->type == HALF) {
+      const float* floats = from->as<float>() + token * values;
+      for (int64_t i = 0; i < values; ++i) reinterpret_cast<uint16_t*>(to)[i] = to_half(floats[i]);
+    } else {
+      std::memcpy(to, from->as<char>() + static_cast<size_t>(token * values) * size,
+                  static_cast<size_t>(values) * size);
+    }
+  }
+};
+
+// Pieces that are segments of one, and where their results are put together.
+struct Cut {
+  size_t first;
+  int segments;
+};
+
+int64_t work_of(const Piece& u) {
+  return static_cast<int64_t>(u.tokens) * u.heads * (u.end_key - u.first_key);
+}
+
+std::vector<Piece> pieces_of(const Attention& a, const Step& step) {
+  std::vector<Piece> found;
+  const int64_t shared = a.heads / a.kv_heads;
+  const int64_t heads = std::min<int64_t>(shared, kMaxRows);
+  const int64_t tokens = std::max<int64_t>(1, kMaxRows / heads);
+  for (int64_t r = 0; r < step.requests; ++r)
+    for (int64_t t = 0; t < step.count(r); t += tokens)
+      for (int64_t h = 0; h < a.heads; h += heads) {
+        Piece u{};
+        u.heads = static_cast<int>(std::min(heads, (h / shared + 1) * shared - h));
+        u.tokens = static_cast<int>(std::min(tokens, step.count(r) - t));
+        u.table = step.pages(r);
+        u.token = step.starts[r] + t;
+        u.position = step.position(r) + t;
+        u.head = h;
+        u.kv_head = h / shared;
+        u.end_key = u.position + u.tokens;
+        if (a.window > 0 && u.position >= a.window)
+          u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
+        found.push_back(u);
+        h -= heads - u.heads;  // a group's last heads may be fewer
+      }
+  return found;
+}
+
+// Cuts long pieces at segments. A row's arithmetic is the same either way; only who computes it changes.
+std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::vector<float>& partials) {
+  std::vector<Cut> cuts;
+  std::vector<Piece> made;
+  const int64_t stride = kMaxRows * partial_floats(a.width);
+  for (const Piece& u : pieces) {
+    const int segments = static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
+    if (segments > 1) cuts.push_back({made.size(), segments});
+    for (int i = 0; i < segments; ++i) {
+      Piece part = u;
+      if (segments > 1) {
+        part.first_key = u.first_key + static_cast<int64_t>(i) * kSegment;
+        part.end_key = std::min(u.end_key, part.first_key + kSegment);
+      }
+      made.push_back(part);
+    }
+  }
+  partials.resize(made.size() * static_cast<size_t>(stride));
+  for (const Cut& c : cuts)
+    for (int i = 0; i < c.segments; ++i)
+      made[c.first + i].partial = partials.data() + (c.first + i) * static_cast<size_t>(stride);
+  pieces.swap(made);
+  return cuts;
+}
+
+struct PagedAttention {
+  static constexpr const char* kName = "PagedAttention";
+  static constexpr Port kInputs[] = {{FLOAT}, {ANY},   {ANY},   {ANY},          {ANY},
+                                     {INT32}, {INT32}, {INT32}, {FLOAT, kOptional}, {FLOAT, kOptional},
+                                     {FLOAT, kOptional}, {FLOAT, kOptional}};
+  static constexpr Port kOutputs[] = {{FLOAT}};
+
+  float scale, softcap;
+  int64_t window;
+  const AttentionKernel& kernel;
+
+  explicit PagedAttention(const Attributes& attributes)
+      : scale(attributes.required_number("scale")),
+        softcap(attributes.number("softcap", 0.0f)),
+        window(attributes.integer("local_window_size", 0)),
+        kernel(kernel_for(isa())) {
+    want(window >= 0 && softcap >= 0, "local_window_size and softcap must not be negative");
+  }
+
+  void compute(Context& context) const {
+    Tensor in[12];
+    for (size_t i = 0; i < 12; ++i) in[i] = context.input(i);
+    const Attention a = attention(context, in);
+    const Step step = checked_step(in);
+    write_pages(context, in, a, step);
+    attend(context, a, step);
+  }
+
+ private:
+  Attention attention(Context& context, const Tensor* in) const {
+    const Tensor &q = in[0], &k = in[1], &pool = in[3];
+    want(q.shape.size() == 3 && k.shape.size() == 3 && pool.shape.size() == 4,
+         "want query [T, H, C], key [T, G, C] and key_pool [N, K, G, C]");
+    const int64_t tokens = q.shape[0], heads = q.shape[1], width = q.shape[2], kv_heads = k.shape[1];
+    const int64_t blocks = pool.shape[0], block = pool.shape[1];
+    want(kv_heads > 0 && heads % kv_heads == 0, "query heads must be a multiple of key heads");
+    want(width > 0 && width <= kMaxWidth, "heads must be 1 to 512 wide");
+    for (const int i : {1, 2})
+      want(has_shape(in[i], {tokens, kv_heads, width}), "key and value must be [T, G, C] of the query's T and C");
+    for (const int i : {3, 4})
+      want(block > 0 && has_shape(in[i], {blocks, block, kv_heads, width}), "pools must be [N, K, G, C]");
+    const bool packed = pool.type == INT8;
+    const auto new_type = packed ? INT8 : FLOAT;
+    want((packed || pool.type == FLOAT || pool.type == HALF) && in[4].type == pool.type &&
+             k.type == new_type && in[2].type == new_type,
+         "pools are float or float16 with float keys and values, or int8 with int8 ones");
+    for (int i = 8; i < 12; ++i) {
+      want((in[i].data != nullptr) == packed, "int8 pools, and only those, come with four tensors of scales");
+      if (packed && i < 10) want(has_shape(in[i], {tokens, kv_heads, 1}), "scales must be [T, G, 1]");
+      if (packed && i >= 10)
+        want(has_shape(in[i], {blocks, block, kv_heads, 1}), "scale pools must be [N, K, G, 1]");
+    }
+    Attention a{};
+    a.q = q.as<float>();
+    a.out = context.output(0, q.shape).as<float>();
+    a.keys = in[3].data;
+    a.values = in[4].data;
+    a.key_scales = in[10].as<float>();
+    a.value_scales = in[11].as<float>();
+    a.type = packed ? KvType::kInt8 : pool.type == HALF ? KvType::kHalf : KvType::kFloat;
+    a.heads = heads;
+    a.kv_heads = kv_heads;
+    a.width = width;
+    a.block = block;
+    a.window = window;
+    a.scale = scale;
+    a.softcap = softcap;
+    return a;
+  }
+
+  // Every page that will be touched lies in the pool.
+  static Step checked_step(const Tensor* in) {
+    const Tensor &starts = in[5], &lengths = in[6], &table = in[7];
+    const int64_t tokens = in[0].shape[0], blocks = in[3].shape[0], block = in[3].shape[1];
+    want(lengths.shape.size() == 1 && table.shape.size() == 2, "want kv_lengths [R] and block_table [R, M]");
+    Step step{starts.as<int32_t>(), lengths.as<int32_t>(), table.as<int32_t>(), lengths.shape[0], table.shape[1]};
+    want(has_shape(starts, {step.requests + 1}) && table.shape[0] == step.requests,
+         "query_starts is [R + 1] and block_table [R, M] of kv_lengths' R");
+    want(step.starts[0] == 0 && step.starts[step.requests] == tokens, "query_starts goes from 0 to T");
+    for (int64_t r = 0; r < step.requests; ++r) {
+      want(step.count(r) >= 0 && step.position(r) >= 0, "query_starts fall, or a kv_length is less than its tokens");
+      const int64_t pages = step.count(r) == 0 ? 0 : (step.lengths[r] + block - 1) / block;
+      want(pages <= step.columns, "a request is longer than its row of block_table");
+      for (int64_t i = 0; i < pages; ++i)
+        want(step.pages(r)[i] >= 0 && step.pages(r)[i] < blocks, "block_table points outside of the pool");
+    }
+    return step;
+  }
+
+  static void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step) {
+    const int64_t row = a.kv_heads * a.width, tokens = in[0].shape[0];
+    const size_t size = a.type == KvType::kInt8 ? 1 : a.type == KvType::kHalf ? 2 : 4;
+    std::vector<Write> writes = {{&in[1], &in[3], row, size}, {&in[2], &in[4], row, size}};
+    if (a.type == KvType::kInt8) {
+      writes.push_back({&in[8], &in[10], a.kv_heads, 4});
+      writes.push_back({&in[9], &in[11], a.kv_heads, 4});
+    }
+    std::vector<int64_t> slots(static_cast<size_t>(tokens));
+    for (int64_t r = 0; r < step.requests; ++r)
+      for (int64_t i = 0; i < step.count(r); ++i) {
+        const int64_t position = step.position(r) + i;
+        slots[static_cast<size_t>(step.starts[r] + i)] =
+            step.pages(r)[position / a.block] * a.block + position % a.block;
+      }
+    const auto some = [&](size_t part) {
+      const int64_t first = static_cast<int64_t>(part) * kWritten;
+      for (int64_t t = first; t < std::min(tokens, first + kWritten); ++t)
+        for (const Write& write : writes) write.row(t, slots[static_cast<size_t>(t)]);
+    };
+    const size_t parts = static_cast<size_t>((tokens + kWritten - 1) / kWritten);
+    if (parts <= 2)
+      for (size_t i = 0; i < parts; ++i) some(i);
+    else
+      context.parallel_for(parts, some);
+  }
+
+  void attend(Context& context, const Attention& a, const Step& step) const {
+    std::vector<Piece> pieces = pieces_of(a, step);
+    std::vector<float> partials;
+    std::vector<Cut> cuts;
+    if (pieces.size() < kEnoughPieces) cuts = cut(a, pieces, partials);
+    int64_t work = 0;
+    std::vector<size_t> order(pieces.size());
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      order[i] = i;
+      work += work_of(pieces[i]);
+    }
+    const int64_t floats = scratch_floats(a.width);
+    const auto run = [&](size_t i) { kernel.attend(a, pieces[order[i]], scratch(floats)); };
+    if (work * a.width < kInline) {
+      for (size_t i = 0; i < pieces.size(); ++i) run(i);
+    } else {
+      // The longest first: what is left at the end is short.
+      std::stable_sort(order.begin(), order.end(),
+                       [&](size_t x, size_t y) { return work_of(pieces[x]) > work_of(pieces[y]); });
+      context.parallel_for(pieces.size(), run);
+    }
+    const int64_t stride = kMaxRows * partial_floats(a.width);
+    for (const Cut& c : cuts) kernel.merge(a, pieces[c.first], c.segments, stride, scratch(floats));
+  }
+};
+
+}  // namespace
+
+const OrtCustomOp* paged_attention() {
+  static const Operator<PagedAttention> op;
+  return &op;
+}
+
+}  // namespace optcc

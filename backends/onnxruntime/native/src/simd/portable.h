@@ -1,0 +1,75 @@
+// Four floats in the compiler's own vector type: SSE2, NEON or plain registers, whatever the machine has. Included by
+// *_portable.cc alone; internal linkage throughout (see kernel.h).
+
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "simd/half.h"
+
+namespace optcc {
+namespace {
+
+typedef float V __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+constexpr int kLanes = 4;
+
+inline V zero() { return V{0, 0, 0, 0}; }
+inline V set1(float x) { return V{x, x, x, x}; }
+inline V load(const float* p) {
+  V x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+inline void store(float* p, V x) { memcpy(p, &x, sizeof x); }
+inline V load_half(const uint16_t* p) {
+  return V{from_half(p[0]), from_half(p[1]), from_half(p[2]), from_half(p[3])};
+}
+inline V load_int8(const int8_t* p) {
+  return V{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
+inline V choose(I mask, V yes, V no) {
+  return reinterpret_cast<V>((mask & reinterpret_cast<I>(yes)) | (~mask & reinterpret_cast<I>(no)));
+}
+inline V add(V a, V b) { return a + b; }
+inline V sub(V a, V b) { return a - b; }
+inline V mul(V a, V b) { return a * b; }
+inline V div(V a, V b) { return a / b; }
+inline V fma(V a, V b, V c) { return a * b + c; }
+// b where either is not a number: vmax(bound, x) lets a NaN in x through.
+inline V vmax(V a, V b) { return choose(a > b, a, b); }
+inline V vmin(V a, V b) { return choose(a < b, a, b); }
+inline V magnitude(V x) { return reinterpret_cast<V>(reinterpret_cast<I>(x) & 0x7fffffff); }
+inline V with_sign_of(V x, V sign) {
+  return reinterpret_cast<V>(reinterpret_cast<I>(x) | (reinterpret_cast<I>(sign) & INT32_MIN));  // x >= 0
+}
+inline V where_less(V a, V b, V yes, V no) { return choose(a < b, yes, no); }
+// Below 2^22, where adding 1.5 * 2^23 pushes the fraction out.
+inline V round_even(V x) { return (x + 12582912.0f) - 12582912.0f; }
+// x times 2^n for whole n from -126 to 127.
+inline V scale2(V x, V n) { return x * reinterpret_cast<V>((__builtin_convertvector(n, I) + 127) << 23); }
+// Lanes from..to of x, the others of `other`.
+inline V keep(V x, int from, int to, V other) {
+  const I lane = {0, 1, 2, 3};
+  return choose((lane >= from) & (lane <= to), x, other);
+}
+// Their trees are fixed: the order depends on nothing.
+inline float larger(float a, float b) { return a > b ? a : b; }
+inline float reduce_max(V x) { return larger(larger(x[0], x[2]), larger(x[1], x[3])); }
+inline float reduce_add(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+
+// r[i][j] becomes r[j][i].
+inline void transpose(V* r) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float held = r[i][j];
+      r[i][j] = r[j][i];
+      r[j][i] = held;
+    }
+}
+
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+}  // namespace
+}  // namespace optcc

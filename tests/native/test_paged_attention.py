@@ -1,0 +1,201 @@
+"""PagedAttention against the interpreter over random shapes, and rows that depend on nothing but themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optcc.backends.onnxruntime import native
+from tests.native.paged import KINDS, Form, Texts, expected, run, session
+
+pytestmark = pytest.mark.skipif(not native.status().ok, reason=str(native.status()))
+
+ISAS = native.status().usable
+BAR = 3e-6
+"""Largest difference from the interpreter, relative to the largest value: both sum in float32, in other orders."""
+
+
+@st.composite
+def forms(draw: Any) -> Form:
+    """Any heads, widths and options; the small and the odd ones more often."""
+    kv_heads, shared = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 4, 7, 8]))
+    width = draw(st.one_of(st.sampled_from([32, 64, 80, 128, 256]), st.integers(1, 260)))
+    return Form(
+        heads=kv_heads * shared,
+        kv_heads=kv_heads,
+        width=width,
+        block=draw(st.sampled_from([1, 4, 16, 32])),
+        kind=draw(st.sampled_from(sorted(KINDS))),
+        window=draw(st.sampled_from([0, 0, 1, 5, 64, 200])),
+        softcap=draw(st.sampled_from([0.0, 0.0, 1.5, 30.0])),
+        scale=draw(st.sampled_from([1.0, width**-0.5, 0.01])),
+        isa=draw(st.sampled_from(ISAS)),
+        threads=draw(st.sampled_from([1, 2])),
+    )
+
+
+@st.composite
+def schedules(draw: Any, longest: int = 150, most: int = 4) -> tuple[list[int], list[dict[int, int]]]:
+    """Lengths, and steps in which any requests take any number of tokens, none included, until all are done."""
+    left = draw(st.lists(st.integers(0, longest), min_size=1, max_size=most).filter(any))
+    lengths, steps = list(left), []
+    while any(left):
+        step = {r: draw(st.one_of(st.just(min(1, n)), st.integers(0, n))) for r, n in enumerate(left)}
+        if not any(step.values()):
+            r = next(r for r, n in enumerate(left) if n)
+            step[r] = left[r]
+        chosen = draw(st.permutations(sorted(step)))
+        step = {r: step[r] for r in chosen if step[r] or draw(st.booleans())}
+        for r, n in step.items():
+            left[r] -= n
+        steps.append(step)
+    return lengths, steps
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray, bar: float = BAR) -> None:
+    np.testing.assert_allclose(
+        found, wanted, rtol=0, atol=bar * max(1.0, float(np.abs(wanted).max(initial=0)))
+    )
+
+
+@given(form=forms(), plan=schedules(), seed=st.integers(0, 99))
+def test_any_step_is_the_interpreters(form: Form, plan: tuple[Any, Any], seed: int) -> None:
+    """Rows within rounding; pools bit for bit."""
+    lengths, steps = plan
+    texts = Texts(form, lengths, seed)
+    for counts in steps:
+        inputs = texts.step(counts, extra_columns=seed % 3)
+        copy = {name: array.copy() for name, array in inputs.items()}
+        # A softcap's tanh and a scale of 1 over wide heads multiply rounding errors of scores.
+        steepness = max(1.0, form.scale * form.width**0.5)
+        assert_close(run(session(form), inputs), expected(form, copy), BAR * 4 * steepness)
+        for name in texts.pools:
+            np.testing.assert_array_equal(inputs[name], copy[name])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("window", [0, 700])
+def test_long_contexts(window: int, kind: str, isa: str) -> None:
+    """Several segments, one request alone and in company."""
+    form = Form(kind=kind, window=window, isa=isa, threads=2)
+    for lengths in ([1500], [1100, 3, 600]):
+        texts = Texts(form, lengths)
+        for counts in ({r: n - 1 for r, n in enumerate(lengths)}, dict.fromkeys(range(len(lengths)), 1)):
+            inputs = texts.step(counts)
+            copy = {name: array.copy() for name, array in inputs.items()}
+            assert_close(run(session(form), inputs), expected(form, copy))
+
+
+@given(form=forms(), plan=schedules(longest=700, most=3), seed=st.integers(0, 99))
+def test_a_row_depends_on_nothing_beside_it(form: Form, plan: tuple[Any, Any], seed: int) -> None:
+    """Bit for bit: chunks, company, order, page placement, block size and threads change no row."""
+    lengths, steps = plan
+    found = Texts(form, lengths, seed).play(steps)
+    again = Texts(replace(form, threads=3 - form.threads, block=16), lengths, seed)
+    again.place(np.random.default_rng(seed))
+    for r, rows in enumerate(again.play([{r: n} for r, n in enumerate(lengths) if n])):
+        np.testing.assert_array_equal(rows.view(np.int32), found[r].view(np.int32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_token_by_token_is_the_whole(kind: str, isa: str) -> None:
+    """Decoding across segments gives the bits of one prefill."""
+    form = Form(heads=4, kv_heads=2, width=40, kind=kind, isa=isa, softcap=20.0)
+    texts = Texts(form, [1030, 520])
+    found = texts.play([{0: 1000, 1: 505}, *([{0: 1, 1: 1}] * 15), *([{0: 1}] * 15)])
+    for rows, wanted in zip(found, Texts(form, [1030, 520]).play([{0: 1030, 1: 520}])):
+        np.testing.assert_array_equal(rows.view(np.int32), wanted.view(np.int32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_more_heads_than_a_piece_has_rows(isa: str) -> None:
+    """100 heads over one KV head."""
+    form = Form(heads=100, width=32, isa=isa)
+    inputs = Texts(form, [70]).step({0: 70})
+    copy = {name: array.copy() for name, array in inputs.items()}
+    assert_close(run(session(form), inputs), expected(form, copy))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_shared_pages(isa: str) -> None:
+    """Requests whose tables begin with the same pages: written by the first, read by all, written by nobody else."""
+    form = Form(heads=4, kv_heads=2, width=48, isa=isa)
+    alone = [Texts(form, [40, 70, 33], shared=2).play([{r: n}])[r] for r, n in enumerate((40, 70, 33))]
+    texts = Texts(form, [40, 70, 33], shared=2)
+    first = texts.play([{0: 40}])
+    held = {name: pool[texts.tables[0][:2]].copy() for name, pool in texts.pools.items()}
+    texts.done = [40, 32, 32]
+    rest = texts.play([{1: 38, 2: 1}])
+    for name, pool in texts.pools.items():
+        np.testing.assert_array_equal(pool[texts.tables[0][:2]], held[name])
+    np.testing.assert_array_equal(first[0], alone[0])
+    for r in (1, 2):
+        np.testing.assert_array_equal(rest[r], alone[r][32:])
+
+
+def test_instruction_sets_agree() -> None:
+    """Not bit for bit, but within rounding."""
+    lengths, rows = [300, 40], []
+    for isa in ISAS:
+        rows.append(np.concatenate(Texts(Form(isa=isa), lengths).play([dict(enumerate(lengths))])))
+    for other in rows[1:]:
+        assert_close(other, rows[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_other_pages_hold_is_never_read(kind: str, isa: str) -> None:
+    form = Form(kind=kind, isa=isa)
+    wanted = Texts(form, [50]).play([{0: 50}])[0]
+    texts = Texts(form, [50])
+    for name, pool in texts.pools.items():
+        if pool.dtype != np.int8:
+            pool[:] = np.nan
+        assert name
+    np.testing.assert_array_equal(texts.play([{0: 7}, {0: 1}, {0: 42}])[0], wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_scores_that_are_huge_or_no_numbers(isa: str) -> None:
+    """Large scores don't overflow; a NaN reaches its own rows and no others."""
+    form = Form(isa=isa, heads=1)
+    texts = Texts(form, [90], spread=30.0)
+    inputs = texts.step({0: 90})
+    copy = {name: array.copy() for name, array in inputs.items()}
+    assert_close(run(session(form), inputs), expected(form, copy), 1e-4)
+    texts = Texts(form, [90, 9])
+    texts.q[0][40] = np.nan
+    found = texts.play(texts.whole())
+    assert np.isnan(found[0][40]).all()
+    assert np.isfinite(np.delete(found[0], 40, 0)).all()
+    assert np.isfinite(found[1]).all()
+    texts = Texts(form, [90, 9])
+    texts.new[0]["key"][40] = np.nan
+    found = texts.play([{0: 40, 1: 9}, {0: 50}])
+    assert np.isnan(found[0][40:]).all()
+    assert np.isfinite(found[0][:40]).all()
+
+
+WRONG = {
+    "block_table": (lambda x: np.full_like(x, 99), "points outside of the pool"),
+    "kv_lengths": (lambda x: x - 100, "less than its tokens"),
+    "query_starts": (lambda x: x + 1, "goes from 0 to T"),
+    "key": (lambda x: x[:-1].copy(), "key and value must be"),
+    "value_pool": (lambda x: x[:-1].copy(), "pools must be"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_wrong_inputs_are_refused(name: str) -> None:
+    change, message = WRONG[name]
+    inputs = Texts(Form(), [20]).step({0: 20})
+    inputs[name] = change(inputs[name])
+    with pytest.raises(Exception, match=f"PagedAttention: .*{message}"):
+        run(session(Form()), inputs)
