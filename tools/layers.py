@@ -59,6 +59,7 @@ TORCH_FREE_MODULES = frozenset(
         "optcc.backends.onnxruntime.executor",
         "optcc.backends.onnxruntime.native",
         "optcc.backends.onnxruntime.native.build",
+        "optcc.backends.onnxruntime.native.pools",
         "optcc.backends.onnxruntime.session",
     }
 )

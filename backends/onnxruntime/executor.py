@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from optcc.backends.onnxruntime.native.pools import rows_of
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
@@ -147,9 +148,9 @@ class OnnxExecutor:
         )
         for layer in range(s.layers):
             for side, kind in enumerate("kv"):
-                blocks[:, layer, side] = self._pools[f"{kind}_pool_{layer}"][where]
+                blocks[:, layer, side] = self._rows_of(f"{kind}_pool_{layer}")[where]
                 if s.kv_scale:
-                    blocks[:, layer, side] *= self._pools[f"{kind}_scale_pool_{layer}"][where]
+                    blocks[:, layer, side] *= self._rows_of(f"{kind}_scale_pool_{layer}")[where]
         return blocks
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
@@ -160,8 +161,13 @@ class OnnxExecutor:
                 values: Array = data[:, layer, side]
                 if s.kv_scale:
                     values, scale = requantize(values, s.kv_dtype, s.kv_scale, np.rint)
-                    self._pools[f"{kind}_scale_pool_{layer}"][where] = scale
-                self._pools[f"{kind}_pool_{layer}"][where] = values
+                    self._rows_of(f"{kind}_scale_pool_{layer}")[where] = scale
+                self._rows_of(f"{kind}_pool_{layer}")[where] = values
+
+    def _rows_of(self, name: str) -> Array:
+        """A pool as [N, K, G, c]: a view, whatever the order in memory."""
+        pool = self._pools[name]
+        return pool if self._results else rows_of(name, pool)
 
     def close(self) -> None:
         """Drop session and pools."""

@@ -13,10 +13,13 @@ import numpy.typing as npt
 import torch
 
 from optcc.backends.onnxruntime import native
+from optcc.backends.onnxruntime.native.pools import rows_of
 from optcc.ir.ops.attention import paged_attention
 
 Array = npt.NDArray[Any]
 KINDS = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
+POOLS = {"key_pool": "k_pool", "value_pool": "v_pool", "key_scale_pool": "k_scale_pool"}
+POOLS |= {"value_scale_pool": "v_scale_pool"}
 SCALES = ("key_scale", "value_scale", "key_scale_pool", "value_scale_pool")
 
 
@@ -191,8 +194,13 @@ class Texts:
         return [dict(enumerate(self.lengths))]
 
 
+def in_rows(inputs: dict[str, Array]) -> dict[str, Array]:
+    """A copy of a step's inputs whose pools are as the interpreter has them."""
+    return {n: rows_of(POOLS[n], a).copy() if n in POOLS else a.copy() for n, a in inputs.items()}
+
+
 def expected(form: Form, inputs: dict[str, Array]) -> Array:
-    """What the interpreter makes of a step; it changes the pools as well."""
+    """What the interpreter makes of a step, whose pools are in rows; it changes the pools as well."""
     given = {name: torch.from_numpy(array) for name, array in inputs.items()}
     table = given["block_table"]
     starts, lengths = inputs["query_starts"], inputs["kv_lengths"]

@@ -25,7 +25,8 @@ constexpr int kMaxWidth = 512;  // of a head
 
 enum class KvType { kFloat, kHalf, kInt8 };
 
-// One call. Shapes: q and out [T, H, C], pools [N, K, G, C], scale pools [N, K, G] or null.
+// One call. Shapes: q and out [T, H, C]. A block of the pools holds what [K, G, C] holds in another order, so that what is
+// read together lies together: keys [N, G, C, K], values [N, G, K, C], scales [N, G, K] or null.
 struct Attention {
   const float* q;
   float* out;

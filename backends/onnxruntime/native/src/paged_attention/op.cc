@@ -4,7 +4,7 @@
 //    0 query         float [T, H, C]
 //    1 key           float or int8 [T, G, C]
 //    2 value         as key
-//    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place
+//    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place; what is in a block, kernel.h orders
 //    4 value_pool    as key_pool                           written in place
 //    5 query_starts  int32 [R + 1]
 //    6 kv_lengths    int32 [R]   of each request after this step
@@ -69,21 +69,35 @@ struct Step {
   const int32_t* pages(int64_t r) const { return table + r * columns; }
 };
 
-// A pool and what this step adds to it: rows of `values` values, of `size` bytes each in the pool.
+// What this step adds to a pool, and the order of a block there: keys and scales lie channel by channel, values
+// token by token (kernel.h).
 struct Write {
   const Tensor* from;
   const Tensor* pool;
-  int64_t values;
-  size_t size;
+  int64_t kv_heads, width, block;
+  bool by_channel;
 
-  void row(int64_t token, int64_t slot) const {
-    char* to = pool->as<char>() + static_cast<size_t>(slot * values) * size;
-    if (pool->type == HALF) {
-      const float* floats = from->as<float>() + token * values;
-      for (int64_t i = 0; i < values; ++i) reinterpret_cast<uint16_t*>(to)[i] = to_half(floats[i]);
-    } else {
-      std::memcpy(to, from->as<char>() + static_cast<size_t>(token * values) * size,
-                  static_cast<size_t>(values) * size);
+  void token(int64_t token, int64_t page, int64_t offset) const {
+    switch (pool->type) {
+      case HALF:
+        return copy(token, page, offset, from->as<float>(), pool->as<uint16_t>(), to_half);
+      case INT8:
+        return copy(token, page, offset, from->as<int8_t>(), pool->as<int8_t>(), [](int8_t x) { return x; });
+      default:
+        return copy(token, page, offset, from->as<float>(), pool->as<float>(), [](float x) { return x; });
+    }
+  }
+
+ private:
+  template <class From, class To, class Convert>
+  void copy(int64_t token, int64_t page, int64_t offset, const From* rows, To* blocks, Convert convert) const {
+    const From* row = rows + token * kv_heads * width;
+    for (int64_t head = 0; head < kv_heads; ++head, row += width) {
+      To* to = blocks + (page * kv_heads + head) * width * block;
+      if (by_channel)
+        for (int64_t c = 0; c < width; ++c) to[c * block + offset] = convert(row[c]);
+      else
+        for (int64_t c = 0; c < width; ++c) to[offset * width + c] = convert(row[c]);
     }
   }
 };
@@ -238,24 +252,20 @@ struct PagedAttention {
   }
 
   static void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step) {
-    const int64_t row = a.kv_heads * a.width, tokens = in[0].shape[0];
-    const size_t size = a.type == KvType::kInt8 ? 1 : a.type == KvType::kHalf ? 2 : 4;
-    std::vector<Write> writes = {{&in[1], &in[3], row, size}, {&in[2], &in[4], row, size}};
-    if (a.type == KvType::kInt8) {
-      writes.push_back({&in[8], &in[10], a.kv_heads, 4});
-      writes.push_back({&in[9], &in[11], a.kv_heads, 4});
-    }
-    std::vector<int64_t> slots(static_cast<size_t>(tokens));
+    const int64_t tokens = in[0].shape[0];
+    std::vector<Write> writes = {{&in[1], &in[3], a.kv_heads, a.width, a.block, true},
+                                 {&in[2], &in[4], a.kv_heads, a.width, a.block, false}};
+    if (a.type == KvType::kInt8)
+      for (size_t i : {8, 9}) writes.push_back({&in[i], &in[i + 2], a.kv_heads, 1, a.block, true});
+    std::vector<int64_t> owner(static_cast<size_t>(tokens));
     for (int64_t r = 0; r < step.requests; ++r)
-      for (int64_t i = 0; i < step.count(r); ++i) {
-        const int64_t position = step.position(r) + i;
-        slots[static_cast<size_t>(step.starts[r] + i)] =
-            step.pages(r)[position / a.block] * a.block + position % a.block;
-      }
+      std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);
     const auto some = [&](size_t part) {
       const int64_t first = static_cast<int64_t>(part) * kWritten;
-      for (int64_t t = first; t < std::min(tokens, first + kWritten); ++t)
-        for (const Write& write : writes) write.row(t, slots[static_cast<size_t>(t)]);
+      for (int64_t t = first; t < std::min(tokens, first + kWritten); ++t) {
+        const int64_t r = owner[static_cast<size_t>(t)], position = step.position(r) + t - step.starts[r];
+        for (const Write& write : writes) write.token(t, step.pages(r)[position / a.block], position % a.block);
+      }
     };
     const size_t parts = static_cast<size_t>((tokens + kWritten - 1) / kWritten);
     if (parts <= 2)

@@ -1,0 +1,234 @@
+"""PagedAttention alone against what the machine could do: `python benchmarks/cpu/attention.py [--threads 1] [--kv int8]`.
+
+A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run it.
+Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in the same
+process: reading memory, and a float32 matrix product. A call's limit is the slower of its bytes at the one and its
+products at the other; `of limit` is that time by the median measured. On a shared machine all of it is a lower bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+LAYERS = 30
+BLOCK = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; microseconds of one attention."""
+
+    mode: str
+    kv: str
+    batch: int
+    context: int
+    threads: int
+    best_us: float
+    median_us: float
+    bytes: int
+    flops: int
+    limit_us: float
+    of_limit: float
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Query heads, KV heads, channels."""
+
+    query: int
+    kv: int
+    width: int
+
+
+def graph(heads: Heads, kv: str, threads: int) -> Any:
+    """A session of LAYERS attentions over one query, keys and values."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    from optcc.backends.onnxruntime import native
+
+    library = native.library()
+    if library is None:
+        sys.exit(f"native operators: {native.status()}")
+    f32, i32 = TensorProto.FLOAT, TensorProto.INT32
+    pool = {"float32": f32, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[kv]
+    new = pool if kv == "int8" else f32
+    row, page = ["T", heads.kv, heads.width], ["N", BLOCK, heads.kv, heads.width]
+    step = {
+        "query": (f32, ["T", heads.query, heads.width]),
+        "key": (new, row),
+        "value": (new, row),
+        "query_starts": (i32, ["S"]),
+        "kv_lengths": (i32, ["R"]),
+        "block_table": (i32, ["R", "M"]),
+    }
+    scales = ("key_scale", "value_scale") if kv == "int8" else ()
+    step |= {name: (f32, [*row[:-1], 1]) for name in scales}
+    inputs, nodes, outputs = dict(step), [], []
+    for layer in range(LAYERS):
+        pools = [f"key_pool_{layer}", f"value_pool_{layer}"]
+        scale_pools = [f"{name}_pool_{layer}" for name in scales]
+        inputs |= {name: (pool, page) for name in pools}
+        inputs |= {name: (f32, [*page[:-1], 1]) for name in scale_pools}
+        names = [
+            "query",
+            "key",
+            "value",
+            *pools,
+            "query_starts",
+            "kv_lengths",
+            "block_table",
+            *scales,
+            *scale_pools,
+        ]
+        # Each reads the one before, so they run one after another as layers do.
+        names[0] = f"out_{layer - 1}" if layer else "query"
+        nodes.append(
+            helper.make_node("PagedAttention", names, [f"out_{layer}"], domain=native.DOMAIN, scale=0.125)
+        )
+    outputs = [helper.make_tensor_value_info(f"out_{LAYERS - 1}", f32, step["query"][1])]
+    values = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values, outputs), opset_imports=opsets, ir_version=10
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[str, Any]:
+    """Inputs: `batch` requests that add `new` tokens and have `context` then, on shuffled pages."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    pages = -(-context // BLOCK)
+    tokens, blocks = batch * new, batch * pages
+    kind = {"float32": np.float32, "float16": np.float16, "int8": np.int8}[kv]
+    made = np.int8 if kv == "int8" else np.float32
+
+    def some(shape: tuple[int, ...], dtype: Any) -> Any:
+        values = rng.standard_normal(shape, np.float32)
+        return (values * 40).astype(np.int8) if dtype is np.int8 else values.astype(dtype)
+
+    inputs = {
+        "query": some((tokens, heads.query, heads.width), np.float32),
+        "key": some((tokens, heads.kv, heads.width), made),
+        "value": some((tokens, heads.kv, heads.width), made),
+        "query_starts": np.arange(0, tokens + 1, new, dtype=np.int32),
+        "kv_lengths": np.full(batch, context, np.int32),
+        "block_table": rng.permutation(blocks).astype(np.int32).reshape(batch, pages),
+    }
+    for side in ("key", "value"):
+        first = some((blocks, BLOCK, heads.kv, heads.width), kind)
+        inputs |= {f"{side}_pool_{layer}": first.copy() for layer in range(LAYERS)}
+        if kv == "int8":
+            inputs[f"{side}_scale"] = np.full((tokens, heads.kv, 1), 0.02, np.float32)
+            one = np.full((blocks, BLOCK, heads.kv, 1), 0.02, np.float32)
+            inputs |= {f"{side}_scale_pool_{layer}": one.copy() for layer in range(LAYERS)}
+    return inputs
+
+
+def timed(work: Callable[[], Any], before: Callable[[], Any], seconds: float) -> tuple[float, float]:
+    """Best and median seconds of a call."""
+    found: list[float] = []
+    work()
+    end = time.perf_counter() + seconds
+    while len(found) < 5 or (time.perf_counter() < end and len(found) < 200):
+        before()
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found), statistics.median(found)
+
+
+def limits(threads: int) -> tuple[float, float]:
+    """Bytes a second read from memory and float32 operations a second, with so many threads."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(threads)
+    big, wide = torch.ones(64 << 20), torch.ones(1024, 1024)
+    read = timed(lambda: torch.sum(big), lambda: None, 2.0)[0]
+    product = timed(lambda: wide @ wide, lambda: None, 2.0)[0]
+    del np
+    return big.numel() * 4 / read, 2 * 1024**3 / product
+
+
+def measure(
+    session: Any, inputs: dict[str, Any], flush: Callable[[], Any], seconds: float
+) -> tuple[float, float]:
+    """Best and median seconds of one attention."""
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    binding.bind_output(f"out_{LAYERS - 1}")
+    best, median = timed(lambda: session.run_with_iobinding(binding), flush, seconds)
+    return best / LAYERS, median / LAYERS
+
+
+def main() -> None:
+    """Measure and print; with `--json FILE` keep the rows too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kv", choices=["float32", "float16", "int8"], default="float32")
+    parser.add_argument("--heads", default="9,3,64", help="query heads, KV heads, channels")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import numpy as np
+
+    heads = Heads(*(int(part) for part in args.heads.split(",")))
+    bandwidth, arithmetic = limits(args.threads)
+    print(f"{args.threads} threads: reads {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
+    session = graph(heads, args.kv, args.threads)
+    other = np.zeros(16 << 20, np.float32)
+
+    def flush() -> None:
+        other[:] += 1
+
+    value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width + (4 if args.kv == "int8" else 0)
+    plans = [("decode", batch, context, 1) for batch in (1, 8, 16) for context in (128, 512, 2048)]
+    plans += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 512)]
+    rows = []
+    for mode, batch, context, new in plans:
+        pairs = batch * sum(range(context - new + 1, context + 1))
+        size = 2 * batch * context * heads.kv * value
+        flops = 4 * pairs * heads.query * heads.width
+        best, median = measure(session, step_of(heads, args.kv, batch, context, new), flush, args.seconds)
+        limit = max(size / bandwidth, flops / arithmetic)
+        rows.append(
+            Row(
+                *(mode, args.kv, batch, context, args.threads, best * 1e6, median * 1e6, size, flops),
+                limit_us=limit * 1e6,
+                of_limit=limit / median,
+            )
+        )
+        r = rows[-1]
+        print(
+            f"{mode:8} batch {batch:2} context {context:4}: best {r.best_us:8.1f} us, median {r.median_us:8.1f}, "
+            f"{size / median / 1e9:5.1f} GB/s, {flops / median / 1e9:6.1f} GFLOP/s, {100 * r.of_limit:3.0f}% of limit"
+        )
+    if args.json:
+        facts = {
+            "machine": platform.processor() or platform.machine(),
+            "bandwidth": bandwidth,
+            "flops": arithmetic,
+        }
+        args.json.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
