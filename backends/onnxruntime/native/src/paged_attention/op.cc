@@ -17,7 +17,7 @@
 // A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node.
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -137,14 +137,22 @@ std::vector<Piece> pieces_of(const Attention& a, const Step& step) {
   return found;
 }
 
+// Floats of one segment's results.
+int64_t stride_of(const Attention& a, const Piece& u) {
+  return static_cast<int64_t>(u.tokens) * u.heads * partial_floats(a.width);
+}
+
 // Cuts long pieces at segments. A row's arithmetic is the same either way; only who computes it changes.
-std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::vector<float>& partials) {
+std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::unique_ptr<float[]>& partials) {
   std::vector<Cut> cuts;
   std::vector<Piece> made;
-  const int64_t stride = kMaxRows * partial_floats(a.width);
+  size_t floats = 0;
   for (const Piece& u : pieces) {
     const int segments = static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
-    if (segments > 1) cuts.push_back({made.size(), segments});
+    if (segments > 1) {
+      cuts.push_back({made.size(), segments});
+      floats += static_cast<size_t>(segments * stride_of(a, u));
+    }
     for (int i = 0; i < segments; ++i) {
       Piece part = u;
       if (segments > 1) {
@@ -154,10 +162,10 @@ std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::vector
       made.push_back(part);
     }
   }
-  partials.resize(made.size() * static_cast<size_t>(stride));
+  partials.reset(new float[floats]);  // not zeroed: each is written before it is read
+  float* at = partials.get();
   for (const Cut& c : cuts)
-    for (int i = 0; i < c.segments; ++i)
-      made[c.first + i].partial = partials.data() + (c.first + i) * static_cast<size_t>(stride);
+    for (int i = 0; i < c.segments; ++i, at += stride_of(a, made[c.first])) made[c.first + i].partial = at;
   pieces.swap(made);
   return cuts;
 }
@@ -276,7 +284,7 @@ struct PagedAttention {
 
   void attend(Context& context, const Attention& a, const Step& step) const {
     std::vector<Piece> pieces = pieces_of(a, step);
-    std::vector<float> partials;
+    std::unique_ptr<float[]> partials;
     std::vector<Cut> cuts;
     if (pieces.size() < kEnoughPieces) cuts = cut(a, pieces, partials);
     int64_t work = 0;
@@ -295,8 +303,8 @@ struct PagedAttention {
                        [&](size_t x, size_t y) { return work_of(pieces[x]) > work_of(pieces[y]); });
       context.parallel_for(pieces.size(), run);
     }
-    const int64_t stride = kMaxRows * partial_floats(a.width);
-    for (const Cut& c : cuts) kernel.merge(a, pieces[c.first], c.segments, stride, scratch(floats));
+    for (const Cut& c : cuts)
+      kernel.merge(a, pieces[c.first], c.segments, stride_of(a, pieces[c.first]), scratch(floats));
   }
 };
 
