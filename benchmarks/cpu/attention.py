@@ -1,9 +1,11 @@
-"""PagedAttention alone against what the machine could do: `python benchmarks/cpu/attention.py [--threads 1] [--kv int8]`.
+"""PagedAttention alone against what the machine could do.
 
-A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run it.
-Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in the same
-process: reading memory, and a float32 matrix product. A call's limit is the slower of its bytes at the one and its
-products at the other; `of limit` is that time by the median measured. On a shared machine all of it is a lower bound.
+    python benchmarks/cpu/attention.py [--threads 1] [--kv int8]
+
+A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
+it. Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in
+the same process: reading memory, and a float32 matrix product. A call's limit is the slower of its bytes at the one and
+its products at the other; `of limit` is that time by the best one measured, which on a shared machine is the steadier.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
     for layer in range(LAYERS):
         pools = [f"key_pool_{layer}", f"value_pool_{layer}"]
         scale_pools = [f"{name}_pool_{layer}" for name in scales]
-        inputs |= {name: (pool, page) for name in pools}
+        inputs |= dict.fromkeys(pools, (pool, page))
         inputs |= {name: (f32, [*page[:-1], 1]) for name in scale_pools}
         names = [
             "query",
@@ -155,14 +157,12 @@ def timed(work: Callable[[], Any], before: Callable[[], Any], seconds: float) ->
 
 def limits(threads: int) -> tuple[float, float]:
     """Bytes a second read from memory and float32 operations a second, with so many threads."""
-    import numpy as np
     import torch
 
     torch.set_num_threads(threads)
     big, wide = torch.ones(64 << 20), torch.ones(1024, 1024)
     read = timed(lambda: torch.sum(big), lambda: None, 2.0)[0]
     product = timed(lambda: wide @ wide, lambda: None, 2.0)[0]
-    del np
     return big.numel() * 4 / read, 2 * 1024**3 / product
 
 
@@ -213,13 +213,13 @@ def main() -> None:
             Row(
                 *(mode, args.kv, batch, context, args.threads, best * 1e6, median * 1e6, size, flops),
                 limit_us=limit * 1e6,
-                of_limit=limit / median,
+                of_limit=limit / best,
             )
         )
         r = rows[-1]
         print(
             f"{mode:8} batch {batch:2} context {context:4}: best {r.best_us:8.1f} us, median {r.median_us:8.1f}, "
-            f"{size / median / 1e9:5.1f} GB/s, {flops / median / 1e9:6.1f} GFLOP/s, {100 * r.of_limit:3.0f}% of limit"
+            f"{size / best / 1e9:5.1f} GB/s, {flops / best / 1e9:6.1f} GFLOP/s, {100 * r.of_limit:3.0f}% of limit"
         )
     if args.json:
         facts = {

@@ -47,7 +47,7 @@ Q: Any = torch.ops.optcc
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def opened(lowering: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`opened(shape, backend)`: an executor of the decoder, compiled once for all tests."""
     made: dict[tuple[Shape, str, int], Executor] = {}
 

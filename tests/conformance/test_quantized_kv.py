@@ -46,7 +46,7 @@ Kind = tuple[str, str, str]
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def opened(lowering: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """`opened(shape, kind)`: an executor of the decoder, compiled once for all tests."""
     made: dict[tuple[Shape, Kind], Executor] = {}
 
