@@ -9,13 +9,15 @@
 
 namespace optcc {
 
-// One function per operator, each in its folder's op.cc.
+// One function per operator, each in its folder.
 const OrtCustomOp* paged_attention();
+const OrtCustomOp* quantized_embedding();
+const OrtCustomOp* quantized_linear();
 
 namespace {
 
 using Make = const OrtCustomOp* (*)();
-const std::initializer_list<Make> kOperators = {paged_attention};
+const std::initializer_list<Make> kOperators = {paged_attention, quantized_linear, quantized_embedding};
 
 }  // namespace
 }  // namespace optcc

@@ -1,0 +1,43 @@
+// The arithmetic of a quantized linear: plain functions on plain pointers, one table of them per instruction set.
+//
+// Whatever the number of rows and however they are split, one output of one row is computed by the same operations in
+// the same order, so that it is the same to the bit: whole numbers inside a group, then over groups
+//   sum = fma(products of the group, weight scale * activation scale, sum)
+// from the first group to the last, then the bias.
+#pragma once
+
+#include "layout.h"
+
+namespace optcc::quantized_linear {
+
+// Rows quantized to 8 bits, a scale to each group of inputs.
+struct Activations {
+  int8_t* levels;  // [rows][K], -127..127
+  float* scales;   // [rows][groups]
+  int32_t* sums;   // [rows][groups], of the levels
+};
+
+// Part of one product: rows `first_row`..`last_row` times `tiles` tiles from `first_tile` on.
+struct Part {
+  int64_t first_row, last_row;  // at most kRowsAtOnce of them
+  int64_t first_tile, tiles;    // at most kTilesAtOnce of them
+};
+
+constexpr int64_t kRowsAtOnce = 64;
+constexpr int64_t kTilesAtOnce = 2;
+
+struct Kernels {
+  // One row x [K] -> levels, scales and sums; as `quantize_activation` to int8 in optcc/ir/ops/quantized.py.
+  void (*quantize)(const float* x, int64_t inputs, int64_t group, int8_t* levels, float* scales, int32_t* sums);
+  // y [rows, N]; bias [N] or null.
+  void (*integer)(const Layout&, const uint8_t* table, const Activations&, const float* bias, float* y, const Part&);
+  // The same with activations in float32: x [rows, K].
+  void (*floating)(const Layout&, const uint8_t* table, const float* x, const float* bias, float* y, const Part&);
+};
+
+extern const Kernels kPortable;
+extern const Kernels kAvx2;
+extern const Kernels kAvx2Vnni;
+extern const Kernels kAvx512;
+
+}  // namespace optcc::quantized_linear
