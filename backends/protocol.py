@@ -47,6 +47,7 @@ class StoredTensor:
         shape: as stored.
         sources: the module's weights it is made of.
         read: makes the bytes; called once, when the tensor's turn comes.
+        padding: bytes of it that only fill up lines or tiles.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     read: Callable[[], npt.NDArray[Any]]
+    padding: int = 0
 
 
 class Backend(Protocol):

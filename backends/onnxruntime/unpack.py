@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from optcc.artifact.weights import SafetensorsIndex
-from optcc.backends.onnxruntime.lower.blocks import repackings
+from optcc.backends.onnxruntime.lower.storage import read_storage
 from optcc.backends.reference.weights import open_weights
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
@@ -25,8 +25,13 @@ def unpack(root: Path) -> Module:
     index = SafetensorsIndex.open(path)
     declared = parse_module((root / "model.ir").read_text())
     store: WeightStore = open_weights(path)
-    for name, repacking in repackings(declared.graphs.values()).items():
+    storage = read_storage(declared, index)
+    for name, repacking in storage.repackings.items():
         dtype, shape = declared.weights.spec(name)
         raw = repacking.back(np.asarray(index.view(name)).reshape(-1))
         store.put(name, torch.from_numpy(raw).view(dtype).reshape(shape))
+    for table in storage.native.values():
+        found = table.packing.unpack(np.asarray(index.view(table.packed)))
+        for name, part in zip(table.parts, (found.packed, found.scale, found.zero), strict=False):
+            store.put(name, torch.from_numpy(part))
     return parse_module((root / "model.ir").read_text(), store)

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from optcc.backends.onnxruntime.lower.blocks import Repacking, repackings
+from optcc.backends.onnxruntime.lower.blocks import Repacking
+from optcc.backends.onnxruntime.lower.storage import plan_storage
+from optcc.backends.onnxruntime.lower.tables import NativeTable
 from optcc.backends.protocol import StoredTensor
 from optcc.backends.reference.weights import DTYPES
 from optcc.ir.module import Module
@@ -17,8 +19,20 @@ from optcc.ir.module import Module
 
 def plan(module: Module) -> list[StoredTensor]:
     """The tensors to store; reads none."""
-    changed = repackings(module.graphs.values())
-    return [_stored(module, name, changed.get(name)) for name in sorted(module.weights)]
+    storage = plan_storage(module)
+    inside = {part for table in storage.native.values() for part in table.parts}
+    found = [_packed(module, table) for table in storage.native.values()]
+    found += [
+        _stored(module, name, storage.repackings.get(name)) for name in module.weights if name not in inside
+    ]
+    return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _packed(module: Module, table: NativeTable) -> StoredTensor:
+    def read() -> npt.NDArray[Any]:
+        return table.packing.pack(table.read(module))
+
+    return StoredTensor(table.packed, "U8", table.packing.shape, table.parts, read, table.padding)
 
 
 def _stored(module: Module, name: str, repacking: Repacking | None) -> StoredTensor:

@@ -171,7 +171,8 @@ class Job:
         spans = writer.write_weights([TensorSource(t.name, t.dtype, t.shape, t.read) for t in stored])
         sizes = {name: span.nbytes for name, span in spans.items()}
         weights = writer.path("weights.safetensors")
-        ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv())
+        padding = sum(t.padding for t in stored)
+        ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv(), padding)
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:

@@ -176,6 +176,7 @@ def balance(
     stored: Mapping[str, int],
     path: Path,
     kv: KvFormat | None = None,
+    padding: int = 0,
 ) -> Ledger:
     """Compare what was promised with what is in the artifact.
 
@@ -186,6 +187,7 @@ def balance(
         stored: bytes of each tensor in the artifact, by name.
         path: the weight file, for the message.
         kv: what keys and values were to be cached as; None for the model's own type.
+        padding: stored bytes that fill up a backend's lines or tiles.
 
     Raises:
         LedgerMismatch: more or fewer bytes than a scheme says, a cache of another type, or weights that were to be
@@ -213,7 +215,7 @@ def balance(
     plain = module.weight_bytes() - quantized
     total = sum(stored.values())
     # A backend may store a shape table or a constant of its own; anything larger is a weight that was kept twice.
-    if total > quantized + plain + max(65536, plain // 4):
+    if total > quantized + plain + padding + max(65536, plain // 4):
         raise LedgerMismatch(
             f"the artifact stores {total} bytes of weights where {quantized + plain} are accounted for",
             where=str(path),

@@ -7,7 +7,7 @@ rows and formats that are not integers have no such kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,10 +103,11 @@ class Repacking:
     back: Callable[[Bytes], Bytes]
 
 
-def repackings(graphs: Iterable[fx.Graph]) -> dict[str, Repacking]:
-    """Weight name -> how it is stored, for everything that is stored otherwise than the module has it.
+def repackings(graphs: Iterable[fx.Graph], native: Container[str]) -> dict[str, Repacking]:
+    """Weight name -> how it is stored, for everything that these kernels read otherwise than the module has it.
 
-    int8 becomes uint8 with 128 added; zero points become unsigned fields. All readers of such a tensor see it that way.
+    Packed weights in `native` are stored for our own operators (`tables.py`). int8 becomes uint8 with 128 added; zero
+    points become unsigned fields. All readers of such a tensor see it that way.
     """
     found: dict[str, Repacking] = {}
     for graph in graphs:
@@ -114,7 +115,7 @@ def repackings(graphs: Iterable[fx.Graph]) -> dict[str, Repacking]:
             takes = (node.target is LINEAR and linear_kernel(node) is not None) or (
                 node.target is EMBEDDING and embedding_kernel(node) and Table.of(node).format != "int8"
             )
-            if takes:
+            if takes and str(Table.of(node).packed.target) not in native:
                 found.update(_of_table(Table.of(node)))
     return found
 

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from optcc.artifact.weights import Span
-from optcc.backends.onnxruntime.lower.blocks import Repacking
+from optcc.backends.onnxruntime.lower.storage import Storage
 from optcc.backends.onnxruntime.lower.types import ONNX, array, dtype_of, shape_of, val
 from optcc.ir.module import Module
 
@@ -32,15 +32,14 @@ class Emitter:
     Args:
         module: what is lowered.
         spans: where each stored tensor lies in the weight file.
-        repackings: weights that are stored otherwise than the module has them.
+        storage: which weights are stored otherwise than the module has them.
     """
 
-    def __init__(
-        self, module: Module, spans: Mapping[str, Span], repackings: Mapping[str, Repacking]
-    ) -> None:
+    def __init__(self, module: Module, spans: Mapping[str, Span], storage: Storage) -> None:
         self.module = module
         self.spans = spans
-        self.repackings = repackings
+        self.repackings = storage.repackings
+        self.native = storage.native
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.values: dict[fx.Node, Any] = {}

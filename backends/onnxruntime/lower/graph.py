@@ -10,9 +10,9 @@ from torch import fx
 from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
-from optcc.backends.onnxruntime.lower.blocks import repackings
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
+from optcc.backends.onnxruntime.lower.storage import plan_storage
 from optcc.backends.onnxruntime.lower.types import COMPUTED, ONNX
 from optcc.errors import BackendCompileFailed, UnsupportedOp
 from optcc.ir.module import Module, source_of
@@ -34,7 +34,7 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
     """
     import onnx_ir as ir
 
-    emit = Emitter(module, spans, repackings(module.graphs.values()))
+    emit = Emitter(module, spans, plan_storage(module))
     inputs = [_input(emit, node) for node in module.inputs()]
     for node in module.graph.nodes:
         if node.op == "call_function":

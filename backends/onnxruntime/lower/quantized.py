@@ -1,6 +1,7 @@
 """Quantized weights and activations.
 
-What the block kernels take (`lower/blocks.py`) goes to them. Other 8-bit weights are dequantized when the model is
+What our own operators take (`lower/tables.py`) goes to them where they were built, what the block kernels take
+(`lower/blocks.py`) to these. Other 8-bit weights are dequantized when the model is
 opened: small in the artifact, float32 in memory.
 """
 
@@ -15,6 +16,7 @@ from torch import fx
 from optcc.backends.onnxruntime.lower.blocks import Table, embedding_kernel, linear_kernel
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.linear import product
+from optcc.backends.onnxruntime.lower.native_quantized import native_embedding, native_linear
 from optcc.backends.onnxruntime.lower.registry import lowers
 from optcc.backends.onnxruntime.lower.static import dequantize_static, is_static
 from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
@@ -58,6 +60,8 @@ def quantized_linear(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value
     """The block kernel, or a float product."""
     x, packed, bias, act_format, act_group = given[0], given[1], given[5], given[9], given[10]
     b = None if bias is None else emit.value(bias)
+    if native := emit.native.get(str(packed.target)):
+        return native_linear(emit, node, native, emit.value(x), b)
     table, level = Table.of(node), linear_kernel(node)
     if level is None:
         value = emit.value(x)
@@ -83,6 +87,8 @@ def _refuse_embedding(node: fx.Node, given: list[Any]) -> str | None:
 def quantized_embedding(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value:
     """Rows, dequantized after they are picked."""
     index, packed, dtype = emit.value(given[0]), given[1], given[7]
+    if native := emit.native.get(str(packed.target)):
+        return native_embedding(emit, node, native, index)
     table = Table.of(node)
     if embedding_kernel(node) and (table.format != "int8" or packed.target in emit.repackings):
         values = emit.stored(str(packed.target), torch.uint8, [int(d or 0) for d in shape_of(packed)])

@@ -11,13 +11,13 @@ namespace optcc {
 
 // One function per operator, each in its folder.
 const OrtCustomOp* paged_attention();
-const OrtCustomOp* quantized_embedding();
-const OrtCustomOp* quantized_linear();
+const OrtCustomOp* quantized_embedding_op();
+const OrtCustomOp* quantized_linear_op();
 
 namespace {
 
 using Make = const OrtCustomOp* (*)();
-const std::initializer_list<Make> kOperators = {paged_attention, quantized_linear, quantized_embedding};
+const std::initializer_list<Make> kOperators = {paged_attention, quantized_linear_op, quantized_embedding_op};
 
 }  // namespace
 }  // namespace optcc

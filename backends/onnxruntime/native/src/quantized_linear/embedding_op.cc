@@ -74,7 +74,7 @@ struct QuantizedEmbedding {
 }  // namespace
 }  // namespace quantized_linear
 
-const OrtCustomOp* quantized_embedding() {
+const OrtCustomOp* quantized_embedding_op() {
   static const Operator<quantized_linear::QuantizedEmbedding> op;
   return &op;
 }

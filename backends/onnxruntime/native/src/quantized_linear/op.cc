@@ -128,7 +128,7 @@ struct QuantizedLinear {
 }  // namespace
 }  // namespace quantized_linear
 
-const OrtCustomOp* quantized_linear() {
+const OrtCustomOp* quantized_linear_op() {
   static const Operator<quantized_linear::QuantizedLinear> op;
   return &op;
 }
