@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
+import optcc.ir.ops  # noqa: F401 - registers the operators
 from optcc.ir.formats import find_format
 from optcc.ir.pattern import normalized
 

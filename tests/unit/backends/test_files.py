@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from optcc.artifact.weights import SafetensorsIndex
+from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.unpack import unpack
+from optcc.backends.registry import load_backend
 from optcc.ir.module import Module
 from tests.conformance.cases import CASES
 from tests.conformance.decoder import SHAPES, paged, spec_of
 from tests.conformance.harness import Case, build, module_of
 from tests.conformance.quantized_cases import QUANTIZED
 
+NATIVE = pytest.mark.skipif(native.library() is None, reason=str(native.status()))
 BY_NAME = {case.name: case for case in [*CASES, *QUANTIZED]}
 
 
@@ -29,13 +32,27 @@ def _size(module: Module) -> int:
 @pytest.mark.parametrize(
     "name", ["tied", "quantized-tied-g32-a8", "quantized-tied-g32-a0", "quantized-linear-bias"]
 )
-def test_every_weight_is_stored_once(name: str, tmp_path: Path) -> None:
+def test_every_weight_is_stored_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTCC_NATIVE", "off")
     module = module_of(BY_NAME[name])
     build(module, "onnxruntime", tmp_path)
     index = SafetensorsIndex.open(tmp_path / "weights.safetensors")
     assert set(index.tensors) == set(module.weights)
     assert sum(t.nbytes for t in index.tensors.values()) == _size(module)
     assert (tmp_path / "model.onnx").stat().st_size < 4000, "weights belong into the weight file"
+
+
+@NATIVE
+@pytest.mark.parametrize("name", ["quantized-tied-g32-a8", "quantized-linear-zero", "quantized-linear-bias"])
+def test_tables_of_native_operators_hold_all_their_parts(name: str, tmp_path: Path) -> None:
+    module = module_of(BY_NAME[name])
+    build(module, "onnxruntime", tmp_path)
+    index = SafetensorsIndex.open(tmp_path / "weights.safetensors")
+    assert set(module.weights) - set(index.tensors) == {"w.scale", "zero"} & set(module.weights)
+    planned = {t.name: t for t in load_backend("onnxruntime").plan_weights(module)}
+    assert set(planned) == set(index.tensors)
+    padding = sum(t.padding for t in planned.values())
+    assert sum(t.nbytes for t in index.tensors.values()) == _size(module) + padding
 
 
 def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
@@ -55,16 +72,22 @@ def test_bytes_do_not_depend_on_where_they_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "case", [c for c in QUANTIZED if "linear" in c.name or "tied" in c.name], ids=lambda c: c.name
 )
-def test_unpacked_weights_are_the_modules(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("switch", ["auto", "off"])
+def test_unpacked_weights_are_the_modules(
+    case: Case, switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTCC_NATIVE", switch)
     module = module_of(case)
     build(module, "onnxruntime", tmp_path)
+    monkeypatch.setenv("OPTCC_NATIVE", "off")  # another machine reads it too
     found = unpack(tmp_path)
     for name in module.weights:
         assert found.weights.spec(name) == module.weights.spec(name)
         assert torch.equal(found.weights[name], module.weights[name])
 
 
-def test_only_block_kernels_get_shifted_weights(tmp_path: Path) -> None:
+def test_only_block_kernels_get_shifted_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTCC_NATIVE", "off")
     kinds = {}
     for name in ("quantized-tied-g32-a8", "quantized-tied-g32-a0"):
         build(module_of(BY_NAME[name]), "onnxruntime", tmp_path / name)
@@ -95,7 +118,6 @@ assert not loaded, loaded
 
 
 def test_logits_survive_until_the_next_step(tmp_path: Path) -> None:
-    from optcc.backends.registry import load_backend
     from tests.conformance.decoder import Play, texts_of
 
     build(paged(SHAPES["plain"]), "onnxruntime", tmp_path)

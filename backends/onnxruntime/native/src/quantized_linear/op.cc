@@ -20,14 +20,17 @@ namespace quantized_linear {
 namespace {
 
 const Kernels& kernels_of(Isa isa) {
-  switch (isa) {
 #ifdef OPTCC_HAVE_AVX512
-    case Isa::kAvx512:
-      return kAvx512;
+  if (isa == Isa::kAvx512) return kAvx512;
 #endif
-    default:
-      return kPortable;
-  }
+#ifdef OPTCC_HAVE_AVX2_VNNI
+  if (isa == Isa::kAvx2Vnni) return kAvx2Vnni;
+#endif
+#ifdef OPTCC_HAVE_AVX2
+  if (isa == Isa::kAvx2) return kAvx2;
+#endif
+  (void)isa;
+  return kPortable;
 }
 
 // Memory for the quantized rows of one call. Each thread that calls keeps its own, so that a step allocates nothing.

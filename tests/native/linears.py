@@ -1,0 +1,124 @@
+"""A graph of one QuantizedLinear or QuantizedEmbedding, and what the interpreter makes of the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from optcc.backends.onnxruntime import native
+from optcc.backends.onnxruntime.native.packing import Canonical, Packing
+from optcc.ir.ops.quantized import quantized_embedding, quantized_linear
+from optcc.quant.rounding import PackedWeight, round_to_nearest
+from optcc.recipe.schemes import WeightFormat
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One linear; group 0 is a scale per output. `activations` are int8 in the same groups, or stay float32."""
+
+    outputs: int
+    inputs: int
+    group: int
+    bits: int = 4
+    scale: str = "float32"
+    symmetric: bool = True
+    activations: bool = True
+    bias: bool = False
+    seed: int = 0
+
+    @property
+    def packing(self) -> Packing:
+        """Of its table."""
+        group, half = self.group or self.inputs, self.scale == "float16"
+        return Packing(self.outputs, self.inputs, group, self.bits, half, not self.symmetric)
+
+
+@cache
+def weights(form: Form) -> tuple[PackedWeight, torch.Tensor | None]:
+    """The table, about half of whose scales are negative where they may be, and the bias."""
+    drawn = torch.Generator().manual_seed(form.seed)
+    w = torch.randn(form.outputs, form.inputs, generator=drawn)
+    made = WeightFormat(f"int{form.bits}", form.group, scale=form.scale, symmetric=form.symmetric)
+    packed = round_to_nearest(w, made, search=2, signed=form.symmetric)
+    return packed, torch.randn(form.outputs, generator=drawn) if form.bias else None
+
+
+@cache
+def table(form: Form) -> Array:
+    """As the operators read it."""
+    packed, _ = weights(form)
+    zero = None if packed.zero is None else packed.zero.numpy()
+    return form.packing.pack(Canonical(packed.packed.numpy(), packed.scale.numpy(), zero))
+
+
+def expected(form: Form, x: Array) -> Array:
+    """The interpreter's product."""
+    packed, bias = weights(form)
+    act = ("int8", form.group) if form.activations else ("", 0)
+    layout = f"int{form.bits}", form.group, 1, *act, "float32"
+    stored = packed.packed, packed.scale, packed.zero, packed.tensor_scale
+    found: Array = quantized_linear(torch.from_numpy(x), *stored, bias, *layout).numpy()
+    return found
+
+
+def expected_rows(form: Form, ids: Array) -> Array:
+    """The interpreter's rows."""
+    packed, _ = weights(form)
+    stored = packed.packed, packed.scale, packed.zero, packed.tensor_scale
+    layout = f"int{form.bits}", form.group, torch.float32
+    found: Array = quantized_embedding(torch.from_numpy(ids), *stored, *layout).numpy()
+    return found
+
+
+@cache
+def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = False) -> Any:
+    """The graph, opened. An empty `isa` is the best one."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    _, bias = weights(form)
+    parts = {"table": table(form)} | ({} if bias is None or look_up else {"bias": bias.numpy()})
+    kinds = {"table": TensorProto.UINT8, "bias": TensorProto.FLOAT}
+    stored = [helper.make_tensor(n, kinds[n], a.shape, a.tobytes(), raw=True) for n, a in parts.items()]
+    attributes = form.packing.attributes()
+    if look_up:
+        name, first = "QuantizedEmbedding", helper.make_tensor_value_info("x", TensorProto.INT64, None)
+    else:
+        name, first = "QuantizedLinear", helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
+        attributes |= {"quantize_input": int(form.activations)}
+    node = helper.make_node(name, ["x", *parts], ["y"], domain=native.DOMAIN, **attributes)
+    last = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
+    graph = helper.make_graph([node], "g", [first], [last], stored)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(native.library()))
+    native.choose_isa(isa)
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    finally:
+        native.choose_isa("")
+
+
+def run(made: Any, x: Array) -> Array:
+    """One call."""
+    found: Array = made.run(None, {"x": x})[0]
+    return found
+
+
+def rows(form: Form, count: int, seed: int = 1) -> Array:
+    """float32 [count, K], a few of them much larger and some groups all zero."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, form.inputs)).astype(np.float32)
+    x[rng.random(x.shape) < 0.01] *= 30
+    x[:: max(1, count // 3), : form.group or form.inputs] = 0
+    return x

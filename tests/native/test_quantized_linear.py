@@ -1,0 +1,143 @@
+"""The native quantized linear and embedding against the interpreter, over random shapes and on every instruction set.
+
+Tolerance. Whole numbers inside a group are exact; sums over groups are rounded once each, in another order than the
+interpreter's, which multiplies floats: 4e-6 of the largest result. Instruction sets with fused multiply-adds agree to
+the bit, as all do about one row whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optcc.backends.onnxruntime import native
+from tests.native.linears import Form, expected, expected_rows, rows, run, session, table, weights
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.status()))
+ISAS = native.status().usable
+TOLERANCE = 4e-6
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> Form:
+    group = draw(st.sampled_from([8, 16, 24, 32, 64, 128, 0]))
+    inputs = draw(st.integers(1, 6)) * (group or 8)
+    return Form(
+        draw(st.integers(1, 70)),
+        inputs,
+        group,
+        draw(st.sampled_from([4, 8])),
+        draw(st.sampled_from(["float32", "float16"])),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.integers(0, 3)),
+    )
+
+
+def _error(found: np.ndarray, wanted: np.ndarray) -> float:
+    assert found.shape == wanted.shape
+    return float(np.abs(found - wanted).max(initial=0) / max(1.0, np.abs(wanted).max(initial=0)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(forms(), st.integers(1, 70), st.sampled_from(ISAS))
+def test_equals_the_interpreter(form: Form, count: int, isa: str) -> None:
+    x = rows(form, count)
+    assert _error(run(session(form, isa), x), expected(form, x)) < TOLERANCE
+
+
+@settings(max_examples=20, deadline=None)
+@given(forms(), st.integers(1, 70), st.integers(0, 69), st.sampled_from(ISAS))
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(
+    form: Form, count: int, first: int, isa: str
+) -> None:
+    x = rows(form, 130)
+    whole = run(session(form, isa), x)
+    part = slice(first, first + count)
+    np.testing.assert_array_equal(run(session(form, isa), x[part]), whole[part])
+    np.testing.assert_array_equal(run(session(form, isa, 2), x), whole)
+    np.testing.assert_array_equal(run(session(form, isa), x[::-1])[::-1], whole)
+
+
+@pytest.mark.parametrize("isa", [name for name in ISAS if name not in ("portable", "avx512")])
+@pytest.mark.parametrize("activations", [True, False])
+def test_fused_instruction_sets_agree_to_the_bit(isa: str, activations: bool) -> None:
+    if "avx512" not in ISAS:
+        pytest.skip("no AVX-512 here")
+    for bits in (4, 8):
+        form = Form(45, 192, 32, bits, symmetric=False, activations=activations)
+        x = rows(form, 21)
+        np.testing.assert_array_equal(run(session(form, isa), x), run(session(form, "avx512"), x))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_extreme_values(isa: str) -> None:
+    """The largest products, with every field at its end, and activations that have no scale."""
+    for bits in (4, 8):
+        form = Form(16, 1024, 0, bits, symmetric=False)
+        x = np.full((6, 1024), 3.0, np.float32)
+        x[1], x[2] = -3.0, 0.0
+        x[3] = 1e-41  # 127 / max|x| overflows
+        x[4] = np.where(np.arange(1024) % 2, 2.5, 127.0)  # ties
+        assert _error(run(session(form, isa), x), expected(form, x)) < TOLERANCE
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_is_not_finite_is_not_hidden(isa: str) -> None:
+    form = Form(20, 128, 64)
+    for count in (1, 9):
+        x = rows(form, count)
+        x[-1, 70] = np.nan
+        y = run(session(form, isa), x)
+        assert np.isnan(y[-1]).all()
+        assert np.isfinite(y[:-1]).all()
+        x[-1, 70] = np.inf
+        assert not np.isfinite(run(session(form, isa), x)[-1]).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(forms())
+def test_packing_loses_nothing(form: Form) -> None:
+    packed, _ = weights(form)
+    found = form.packing.unpack(table(form))
+    np.testing.assert_array_equal(found.packed, packed.packed.numpy())
+    np.testing.assert_array_equal(found.scale, packed.scale.numpy())
+    assert found.scale.dtype == form.scale
+    assert (found.zero is None) == (packed.zero is None)
+    if found.zero is not None and packed.zero is not None:
+        np.testing.assert_array_equal(found.zero, packed.zero.numpy())
+
+
+@settings(max_examples=20, deadline=None)
+@given(forms(), st.lists(st.integers(0, 10_000), max_size=40))
+def test_embedding_rows_are_exact(form: Form, drawn: list[int]) -> None:
+    ids = np.array(drawn, np.int64) % form.outputs
+    found = run(session(form, look_up=True), ids)
+    np.testing.assert_array_equal(found, expected_rows(form, ids))
+    both = np.stack([ids, ids])
+    np.testing.assert_array_equal(run(session(form, look_up=True), both), np.stack([found, found]))
+
+
+def test_no_rows() -> None:
+    form = Form(20, 64, 32, bias=True)
+    assert run(session(form), np.zeros((0, 64), np.float32)).shape == (0, 20)
+    assert run(session(form), np.zeros((2, 0, 64), np.float32)).shape == (2, 0, 20)
+
+
+def test_batches_have_the_shape_of_x() -> None:
+    form = Form(20, 64, 32)
+    x = rows(form, 6)
+    np.testing.assert_array_equal(
+        run(session(form), x.reshape(2, 3, 64)), run(session(form), x).reshape(2, 3, 20)
+    )
+
+
+def test_mistakes_are_named() -> None:
+    form = Form(20, 64, 32)
+    with pytest.raises(Exception, match=r"x must be \[\.\.\., 64\]"):
+        run(session(form), np.zeros((2, 32), np.float32))
+    with pytest.raises(Exception, match="there is no row 20 in a table of 20"):
+        run(session(form, look_up=True), np.array([0, 20]))
