@@ -58,6 +58,21 @@ class StoredTensor:
     padding: int = 0
 
 
+@dataclass(frozen=True)
+class KernelUse:
+    """What computes one operator over quantized weights.
+
+    Attributes:
+        weight: name of its packed weight.
+        kernel: as `optcc.QuantizedLinear w4 g64 a8`.
+        reason: why it isn't the best one there is; may be empty.
+    """
+
+    weight: str
+    kernel: str
+    reason: str = ""
+
+
 class Backend(Protocol):
     """One folder below `backends/`; found by its name."""
 
@@ -97,6 +112,14 @@ class Backend(Protocol):
 
     def unpack(self, root: Path) -> Module:
         """The final module of an artifact over its weights in the module's own form, mapped where they are stored so.
+
+        Raises:
+            CorruptWeights, IRTextError: the files can't be read.
+        """
+        ...
+
+    def kernels(self, root: Path) -> Sequence[KernelUse]:
+        """What computes the operators over quantized weights of an artifact, in the graph's order.
 
         Raises:
             CorruptWeights, IRTextError: the files can't be read.

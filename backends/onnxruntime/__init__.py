@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.session import MODEL, OLDEST, availability, try_open
-from optcc.backends.protocol import Availability, Backend, StoredTensor
+from optcc.backends.protocol import Availability, Backend, KernelUse, StoredTensor
 from optcc.errors import BackendCompileFailed
 from optcc.files import writing
 from optcc.runtime.executor import CallExecutor, Executor
@@ -69,6 +69,12 @@ class OnnxRuntime:
         from optcc.backends.onnxruntime.unpack import unpack
 
         return unpack(root)
+
+    def kernels(self, root: Path) -> Sequence[KernelUse]:
+        """Our own operators, the block kernels, or a product of floats."""
+        from optcc.backends.onnxruntime.kernels import kernels
+
+        return kernels(root)
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The graph over paged pools."""

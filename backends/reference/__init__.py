@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optcc.artifact.weights import Span
-from optcc.backends.protocol import Availability, Backend, StoredTensor
+from optcc.backends.protocol import Availability, Backend, KernelUse, StoredTensor
 from optcc.runtime.executor import CallExecutor, Executor
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ class Reference:
         from optcc.ir.parse import parse_module
 
         return parse_module((root / "model.ir").read_text(), open_weights(root / "weights.safetensors"))
+
+    def kernels(self, root: Path) -> Sequence[KernelUse]:
+        """Torch's float32 product of everything, dequantized."""
+        return []
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +20,26 @@ if TYPE_CHECKING:
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--ir", is_flag=True, help="Print the graph as text.")
 @click.option("--weights", is_flag=True, help="List every tensor.")
+@click.option("--kernels", is_flag=True, help="Print what computes every operator over quantized weights.")
 @click.option("--recipe", is_flag=True, help="Print the resolved recipe as YAML.")
 @common_options
-def command(directory: Path, ir: bool, weights: bool, recipe: bool, as_json: bool) -> None:
+def command(directory: Path, ir: bool, weights: bool, kernels: bool, recipe: bool, as_json: bool) -> None:
     """Show what the artifact in DIR holds: model, recipe, passes, files, weights, and its report.
 
     Every byte is checked first. An artifact that failed its accuracy check can be inspected.
     """
     from optcc.artifact import Artifact
 
-    if ir + weights + recipe > 1:
-        raise click.UsageError("--ir, --weights and --recipe exclude each other")
+    if ir + weights + kernels + recipe > 1:
+        raise click.UsageError("--ir, --weights, --kernels and --recipe exclude each other")
     artifact = Artifact.open(directory, force=True)
     if ir:
         text = artifact.path("model.ir").read_text("utf-8")
         print_json({"ir": text}) if as_json else click.echo(text, nl=False)
     elif weights:
         _weights(artifact, as_json)
+    elif kernels:
+        _kernels(artifact, as_json)
     elif recipe:
         print_json(artifact.manifest.recipe) if as_json else click.echo(
             _yaml(artifact.manifest.recipe), nl=False
@@ -79,6 +83,21 @@ def _weights(artifact: Artifact, as_json: bool) -> None:
         click.echo(
             f"{name:<{width}}  {human_bytes(info.nbytes):>9}  {info.dtype}[{', '.join(map(str, info.shape))}]"
         )
+
+
+def _kernels(artifact: Artifact, as_json: bool) -> None:
+    from optcc.backends.registry import load_backend
+
+    found = load_backend(artifact.manifest.target["backend"]).kernels(artifact.root)
+    if as_json:
+        print_json([asdict(use) for use in found])
+        return
+    if not found:
+        click.echo("no operators over quantized weights")
+    width = max((len(use.weight) for use in found), default=0)
+    for use in found:
+        reason = f": {use.reason}" if use.reason else ""
+        click.echo(f"{use.weight:<{width}}  {use.kernel}{reason}")
 
 
 def _tell(artifact: Artifact) -> None:

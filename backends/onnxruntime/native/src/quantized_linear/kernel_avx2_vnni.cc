@@ -8,7 +8,9 @@ namespace {
 
 template <int kBits>
 static inline __attribute__((always_inline)) __m256i dot_part(__m256i sum, __m256i fields, __m256i levels) {
-  return _mm256_dpbusd_avx_epi32(sum, fields, levels);
+  // Written out as in kernel_avx512.cc; AVX-VNNI has no other encoding than this one.
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(fields), "x"(levels));
+  return sum;
 }
 
 }  // namespace

@@ -56,12 +56,14 @@ LANES Ints byte_of(Bytes value) {
   return _mm512_and_si512(_mm512_srli_epi32(value, 8 * kByte), _mm512_set1_epi32(255));
 }
 
-// Adds four products of unsigned fields and signed levels to each lane.
+// Adds four products of unsigned fields and signed levels to each lane. Written out because g++ 12 makes a copy of the
+// sum for every _mm512_dpbusd_epi32 in a loop, and runs out of registers.
 template <int kBits>
 LANES Ints dot(Ints sum, Bytes fields, const int8_t* levels) {
   int32_t four;
   __builtin_memcpy(&four, levels, sizeof four);
-  return _mm512_dpbusd_epi32(sum, fields, _mm512_set1_epi32(four));
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(fields), "v"(_mm512_set1_epi32(four)));
+  return sum;
 }
 
 }  // namespace
