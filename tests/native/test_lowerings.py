@@ -1,0 +1,85 @@
+"""A tiny Llama compiled for our own operators and for ONNX Runtime's: the same model, stored otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from optcc.artifact import Artifact
+from optcc.backends.onnxruntime import native
+from optcc.backends.registry import load_backend
+from optcc.compile import CompileOptions, compile_model
+from optcc.recipe import load_recipe
+from optcc.runtime.executor import Batch
+from tests import zoo
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.status()))
+RECIPE = """\
+version: 1
+extends: cpu-fp32
+passes:
+  quantize:
+    - quantize.linear: {scheme: int8-g64-a8, part: vocabulary}
+    - quantize.linear: {scheme: SCHEME, part: body}
+check: {enabled: false}
+"""
+BLOCKS = 3
+
+
+@pytest.fixture(params=["int4-g64-half-a8", "int4-g32-asym-a8", "int4-g32"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, Path]:
+    """The two artifacts, our own operators' first."""
+    zoo.save("llama", tmp_path / "llama")
+    file = tmp_path / "mine.yaml"
+    file.write_text(RECIPE.replace("SCHEME", request.param))
+    for switch in ("auto", "off"):
+        monkeypatch.setenv("OPTCC_NATIVE", switch)
+        options = CompileOptions(cache=tmp_path / "cache", speed=False)
+        compile_model(str(tmp_path / "llama"), load_recipe(str(file), []), tmp_path / switch, options)
+    monkeypatch.delenv("OPTCC_NATIVE")
+    return tmp_path / "auto", tmp_path / "off"
+
+
+def _logits(root: Path, *chunks: int) -> npt.NDArray[np.float32]:
+    """Of every token of one text that is fed in pieces, [tokens, vocabulary]."""
+    artifact = Artifact.open(root, force=True)
+    executor = load_backend("onnxruntime").open_decoder(artifact.root, artifact.manifest.spec, 1)
+    executor.bind(BLOCKS)
+    text = np.random.default_rng(3).integers(3, zoo.VOCAB, sum(chunks))
+    pages, done, found = np.arange(BLOCKS, dtype=np.int32)[None], 0, []
+    for size in chunks:
+        end = done + size
+        places = np.arange(done, end)
+        starts, lengths = np.array([0, size], np.int32), np.array([end], np.int32)
+        step = executor.step(Batch(text[done:end], places, starts, lengths, pages, np.arange(size)))
+        found.append(executor.logits(step).copy())
+        done = end
+    return np.concatenate(found)
+
+
+def test_both_lowerings_are_the_same_model(pair: tuple[Path, Path]) -> None:
+    ours, theirs = pair
+    backend = load_backend("onnxruntime")
+    first, second = backend.unpack(ours).weights, backend.unpack(theirs).weights
+    assert set(first) == set(second)
+    for name in first:
+        assert first.spec(name) == second.spec(name)
+        assert torch.equal(first[name], second[name]), name
+    used = {use.kernel.split()[0] for use in backend.kernels(ours)}
+    assert used - {"Gather", "GatherBlockQuantized"} == {"optcc.QuantizedLinear"}, (
+        "an untied table is looked up"
+    )
+    reasons = {use.reason for use in backend.kernels(theirs) if "MatMulNBits" in use.kernel}
+    assert reasons == {"compiled without native operators"}
+
+    wanted = _logits(theirs, 24)
+    # A level of the activations may be rounded the other way: a disturbance of one part in a thousand.
+    scale = float(np.abs(wanted).max())
+    for chunks in ((24,), (7, 16, 1), (1,) * 24):
+        assert np.abs(_logits(ours, *chunks) - wanted).max() < 0.01 * scale
