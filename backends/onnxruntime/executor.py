@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from optcc.backends.onnxruntime.native.pools import rows_of
+from optcc.backends.onnxruntime.native.sampling import sample
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
 from optcc.runtime.pools import pools_of, requantize
+from optcc.runtime.sampler import SamplingParams
 
 _ALIGNMENT = 64
 _SLACK = 32
@@ -133,6 +135,12 @@ class OnnxExecutor:
         """f32[W, V], good until the next step."""
         assert isinstance(handle, np.ndarray)
         return handle
+
+    def sample(
+        self, handle: StepHandle, params: Sequence[SamplingParams], positions: Sequence[int]
+    ) -> list[int]:
+        """A token for each row."""
+        return sample(self.logits(handle), params, positions)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, in order."""

@@ -17,6 +17,7 @@ from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
 from optcc.runtime.pools import pools_of, requantize
+from optcc.runtime.sampler import SamplingParams, sample
 
 
 def open_module(root: Path) -> Module:
@@ -81,6 +82,12 @@ class ReferenceExecutor:
         assert isinstance(handle, torch.Tensor)
         rows: FloatArray = handle.float().numpy()
         return rows
+
+    def sample(
+        self, handle: StepHandle, params: Sequence[SamplingParams], positions: Sequence[int]
+    ) -> list[int]:
+        """A token for each row."""
+        return sample(self.logits(handle), params, positions)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks, in order."""

@@ -20,7 +20,7 @@ from optcc.runtime.events import Event, FinishedEvent, TokenEvent, finished_even
 from optcc.runtime.executor import Executor
 from optcc.runtime.faults import BadPrompt
 from optcc.runtime.request import FinishReason, Request, RequestState, StopConditions
-from optcc.runtime.sampler import GREEDY, SamplingParams, sample
+from optcc.runtime.sampler import GREEDY, SamplingParams
 from optcc.runtime.scheduler import Limits, Scheduler, Step
 from optcc.runtime.stats import EngineCounters, RequestTiming
 from optcc.runtime.stream import Stream
@@ -189,10 +189,8 @@ class Engine:
         ready = deciding(step)
         if not ready:
             return []
-        logits = self.executor.logits(handle)
-        tokens = sample(
-            logits, [state.request.sampling for state in ready], [state.length for state in ready]
-        )
+        params = [state.request.sampling for state in ready]
+        tokens = self.executor.sample(handle, params, [state.length for state in ready])
         return list(zip(ready, tokens, strict=True))
 
     def _append(self, entry: _Entry, token: int, now: float) -> list[Event]:

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from optcc.errors import IncompatibleArtifact
+
+if TYPE_CHECKING:
+    from optcc.runtime.sampler import SamplingParams
 
 Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -199,6 +202,15 @@ class Executor(Protocol):
 
     def logits(self, handle: StepHandle) -> FloatArray:
         """f32[W, V]: one row per wanted row of that step, in the same order."""
+        ...
+
+    def sample(
+        self, handle: StepHandle, params: Sequence[SamplingParams], positions: Sequence[int]
+    ) -> list[int]:
+        """A token for each wanted row of that step, where the logits are: what `optcc.runtime.sampler.sample` gives.
+
+        Raises BadLogits.
+        """
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

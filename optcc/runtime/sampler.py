@@ -107,7 +107,7 @@ def distribution(row: FloatArray, params: SamplingParams) -> tuple[Int64Array, n
     weights = np.exp(scores[ids])
     weights /= weights.sum()
     if params.top_p < 1.0:
-        kept = _top_p(ids, weights, params.top_p)
+        kept = _top_p(ids, scores[ids], weights, params.top_p)
         ids, weights = ids[kept], weights[kept]
         weights /= weights.sum()
     return ids, weights
@@ -130,11 +130,13 @@ def _top_k(scores: npt.NDArray[np.float64], count: int) -> Int64Array:
     return np.concatenate([above, level]).astype(np.int64)
 
 
-def _top_p(ids: Int64Array, weights: npt.NDArray[np.float64], mass: float) -> Int64Array:
+def _top_p(
+    ids: Int64Array, scores: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], mass: float
+) -> Int64Array:
     """Places in `weights` (sum 1) of the smallest set of at least `mass`, best first, ties to the lowest."""
     # All tokens below this floor together weigh less than 1 - mass, so the rest suffices: only that rest is
     # sorted.
     candidates = np.flatnonzero(weights >= (1.0 - mass) / len(weights))
-    order = candidates[np.lexsort((ids[candidates], -weights[candidates]))]
+    order = candidates[np.lexsort((ids[candidates], -scores[candidates]))]
     enough = int(np.searchsorted(np.cumsum(weights[order]), mass, side="left"))
     return order[: enough + 1].astype(np.int64)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optcc.runtime import Batch, ModelSpec, StepHandle
+from optcc.runtime import Batch, ModelSpec, SamplingParams, StepHandle
+from optcc.runtime.sampler import sample
 
 LAYERS, HEADS, WIDTH, VOCAB, CONTEXT = 2, 2, 4, 48, 96
 
@@ -140,6 +141,12 @@ class NumpyExecutor:
         assert isinstance(handle, Rows)
         assert len(handle.rows), "nobody asks for the logits of no row"
         return np.stack([self.model.logits(x) for x in handle.rows])
+
+    def sample(
+        self, handle: StepHandle, params: Sequence[SamplingParams], positions: Sequence[int]
+    ) -> list[int]:
+        """A token for each row."""
+        return sample(self.logits(handle), params, positions)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         for source, target in pairs:

@@ -108,12 +108,21 @@ def _record() -> dict[str, str]:
     return found
 
 
+def load() -> ctypes.CDLL | None:
+    """The library for ctypes; None when it can't be used."""
+    path = library()
+    return None if path is None else _load(str(path))
+
+
 @cache
 def _load(path: str) -> ctypes.CDLL:
     native = ctypes.CDLL(path)
     native.optcc_isa.restype = native.optcc_isa_at.restype = native.optcc_choose_isa.restype = ctypes.c_char_p
     native.optcc_isa_at.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_int)]
     native.optcc_choose_isa.argtypes = [ctypes.c_char_p]
+    pointers = (ctypes.c_void_p,) * 6
+    native.optcc_sample.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, *pointers]
+    native.optcc_sample.restype = ctypes.c_int64
     return native
 
 

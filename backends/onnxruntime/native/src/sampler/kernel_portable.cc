@@ -1,0 +1,3 @@
+#define SAMPLER_TABLE kSamplerPortable
+#include "simd/portable.h"
+#include "sampler/kernel.inc"
