@@ -60,6 +60,7 @@ TORCH_FREE_MODULES = frozenset(
         "optcc.backends.onnxruntime.native",
         "optcc.backends.onnxruntime.native.build",
         "optcc.backends.onnxruntime.native.pools",
+        "optcc.backends.onnxruntime.native.sampling",
         "optcc.backends.onnxruntime.session",
     }
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from optcc.backends.onnxruntime import native
+from optcc.backends.onnxruntime.native import load
 from optcc.runtime.executor import FloatArray
 from optcc.runtime.faults import BadLogits
 from optcc.runtime.sampler import SamplingParams
@@ -21,7 +21,7 @@ def sample(logits: FloatArray, params: Sequence[SamplingParams], positions: Sequ
     Weights are float64 there and float32 here: both choose the same token, but where the drawn number, or `top_p`, is
     within rounding of the boundary between two.
     """
-    library = native.load()
+    library = load()
     if library is None:
         return plain(logits, params, positions)
     rows = np.ascontiguousarray(logits, np.float32)
