@@ -42,7 +42,9 @@ def write_report(results: Results, path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu", description="optcc against other engines on a CPU."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("compare", help="set peers up and measure")
     known = [name for name in PLANS if name != "optcc"]
@@ -74,6 +76,7 @@ def _compare(asked: argparse.Namespace) -> int:
         workload = Workload(**{**vars(workload), "rounds": asked.rounds})
     place = Place(Place.default_home(), (asked.model or _default_model()).resolve())
     out: Path = asked.out.with_name(asked.out.name + ".json")
+    _tell(f"environments, models and logs: {place.home}")
     try:
         plans = [PLANS[peer](place) for peer in peers]
         contestants, unavailable = prepare(place, plans, lambda name: _matches(name, wanted), _tell)

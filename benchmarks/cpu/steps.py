@@ -93,7 +93,10 @@ def _run(step: Step, folder: Path) -> None:
 
 
 def _message(step: Step, reason: str, log: Path) -> str:
-    return f"step `{step.name}` failed ({reason}); log: {log}" + (f"; {step.hint}" if step.hint else "")
+    """The log relative to the folder of all peers: messages end up in results, which hold no machine's paths."""
+    return f"step `{step.name}` failed ({reason}); log: {log.parent.name}/{log.name}" + (
+        f"; {step.hint}" if step.hint else ""
+    )
 
 
 def _last_words(log: Path) -> str:

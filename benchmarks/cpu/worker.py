@@ -14,6 +14,8 @@ from typing import Any
 
 from benchmarks.cpu.contestants import ROOT, Contestant
 
+_THREADING = ("OMP_", "KMP_", "GOMP_", "MKL_")
+
 
 class WorkerFailed(Exception):
     """A worker ended, answered with an error, or took too long; the text says which and where its log is."""
@@ -34,7 +36,9 @@ class Worker:
         self._timeout = timeout
         self._rest = b""
         log.parent.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", **contestant.env}
+        # Engines set up their threads themselves; what the caller's shell says must not decide for some of them.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_THREADING)}
+        env = {**inherited, "PYTHONPATH": str(ROOT), **contestant.env}
         self.started = time.perf_counter()
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
@@ -86,7 +90,7 @@ class Worker:
         return line
 
     def _failed(self, what: str) -> WorkerFailed:
-        return WorkerFailed(f"{self._contestant.name}: {what}; log: {self._log}")
+        return WorkerFailed(f"{self._contestant.name}: {what}; log: {self._log.parent.name}/{self._log.name}")
 
     def __enter__(self) -> Worker:
         return self

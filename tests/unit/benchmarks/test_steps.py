@@ -45,7 +45,9 @@ def test_a_failure_names_step_reason_and_log(tmp_path: Path) -> None:
     with pytest.raises(SetUpFailed) as caught:
         run_steps(tmp_path / "peer", [step], lambda _: None)
     log = tmp_path / "peer" / "install.log"
-    assert str(caught.value) == f"step `install` failed (exit 3: no such package); log: {log}; ask pip"
+    assert (
+        str(caught.value) == "step `install` failed (exit 3: no such package); log: peer/install.log; ask pip"
+    )
     assert "no such package" in log.read_text()
     with pytest.raises(SetUpFailed, match="left no absent"):
         run_steps(tmp_path / "peer", [python("convert", "", tmp_path / "absent")], lambda _: None)
