@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.peers.protocol import Job, Tokens, serve
@@ -51,12 +52,11 @@ class OnnxRuntimeGenai:
         session = onnxruntime.InferenceSession(
             f"{self._job.model}/model.onnx", options, providers=["CPUExecutionProvider"]
         )
-        empty = {
-            port.name: np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32)
-            for port in session.get_inputs()
-            if port.name.startswith("past")
-        }
-        others = {port.name for port in session.get_inputs()} - set(empty)
+        decoder = json.loads(Path(self._job.model, "genai_config.json").read_text())["model"]["decoder"]
+        shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
+        ports = [port.name for port in session.get_inputs()]
+        empty = {name: np.zeros(shape, np.float32) for name in ports if name.startswith("past")}
+        others = set(ports) - set(empty)
         total = 0.0
         for window in windows:
             known: dict[str, Any] = {
