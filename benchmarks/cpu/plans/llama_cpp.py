@@ -26,7 +26,8 @@ _BUILD = {
     "CMAKE_ARGS": " ".join(f"-D{option}" for option in _OPTIONS),
     "CMAKE_BUILD_PARALLEL_LEVEL": "2",
 }
-_BINDINGS = "llama-cpp-python==0.3.36"
+_FROM_SOURCE = ("--no-cache-dir", "--no-binary", "llama-cpp-python")
+"""pip's cache would hand out a library that was built with other options, or on another machine."""
 
 
 def plan(place: Place) -> Plan:
@@ -35,7 +36,7 @@ def plan(place: Place) -> Plan:
     python, folder = place.python(peer), place.folder(peer)
     build = Step(
         "build",
-        (str(python), "-m", "pip", "install", "--no-deps", "--no-binary", "llama-cpp-python", _BINDINGS),
+        (str(python), "-m", "pip", "install", "--no-deps", *_FROM_SOURCE, "llama-cpp-python==0.3.36"),
         python,
         env=_BUILD,
         hint="it needs a C++ compiler",
