@@ -87,7 +87,7 @@ class Comparison:
             self._give_up(contestant, error)
             return
         self.results.nll[contestant.name] = found
-        self.tell(f"{contestant.name}: mean NLL {found[0]:.4f}")
+        self.tell(f"{contestant.name}: mean NLL {self.results.mean_nll(contestant.name):.4f}")
         self.keep()
 
     def _log(self, contestant: Contestant) -> Path:

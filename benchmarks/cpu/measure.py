@@ -115,10 +115,8 @@ def best_attempt(attempts: list[Attempt]) -> Attempt:
     return next((one for one in attempts if one.quiet), min(attempts, key=lambda one: one.others))
 
 
-def score(
-    contestant: Contestant, inputs: Inputs, workload: Workload, threads: int, log: Path
-) -> tuple[float, int]:
-    """Mean negative log-likelihood in nats and the tokens scored, in a process of its own.
+def score(contestant: Contestant, inputs: Inputs, workload: Workload, threads: int, log: Path) -> list[float]:
+    """Mean negative log-likelihood in nats of every window, in a process of its own.
 
     Logits of whole windows would count as the engine's memory elsewhere. Raises WorkerFailed.
     """
@@ -126,7 +124,7 @@ def score(
     with Worker(contestant, log) as worker:
         worker.open(threads)
         answer = worker.ask(do="score", windows=windows)
-    return answer["nll"] / answer["tokens"], int(answer["tokens"])
+    return [nats / (len(window) - 1) for nats, window in zip(answer["nll"], windows, strict=True)]
 
 
 def _attempts(worker: Worker, operation: Operation, workload: Workload) -> list[Attempt]:

@@ -41,4 +41,4 @@ def draw(results: Results, threads: int, path: Path) -> None:
 
 
 def _label(results: Results, name: str) -> str:
-    return f"{name}  (NLL {results.nll[name][0]:.3f})" if name in results.nll else name
+    return f"{name}  (NLL {results.mean_nll(name):.3f})" if name in results.nll else name

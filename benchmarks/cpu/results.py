@@ -6,11 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from benchmarks.cpu.measure import Attempt, Visit
 from benchmarks.cpu.statistics import Ratio, Spread, paired_ratio, spread
 from benchmarks.cpu.workload import BY_KEY
+from optcc.accuracy.intervals import Estimate, make_units, mean_estimate
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Results:
         unavailable: reason by name of peer or contestant.
         visits: every visit of every round.
         limits: what the machine can do, one entry for every round and thread count.
-        nll: mean negative log-likelihood in nats by contestant, and the tokens scored.
+        nll: mean negative log-likelihood in nats of every window, by contestant; windows are equally wide.
     """
 
     facts: dict[str, Any]
@@ -31,7 +35,7 @@ class Results:
     unavailable: dict[str, str] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
     limits: list[dict[str, float]] = field(default_factory=list)
-    nll: dict[str, tuple[float, int]] = field(default_factory=dict)
+    nll: dict[str, list[float]] = field(default_factory=dict)
 
     def values(self, contestant: str, threads: int, metric: str) -> dict[int, float]:
         """By round."""
@@ -74,8 +78,19 @@ class Results:
         """Peers whose mean NLL is no lower than that of `ours`; `slack` nats count as equal."""
         if ours not in self.nll:
             return []
-        limit = self.nll[ours][0] - slack
-        return [name for name in self.peers() if name in self.nll and self.nll[name][0] >= limit]
+        limit = self.mean_nll(ours) - slack
+        return [name for name in self.peers() if name in self.nll and self.mean_nll(name) >= limit]
+
+    def mean_nll(self, name: str) -> float:
+        """Over all windows."""
+        return fmean(self.nll[name])
+
+    def nll_excess(self, ours: str, theirs: str) -> Estimate | None:
+        """Mean NLL of a peer less that of `ours`, with a 95 % interval over windows, which both scored alike."""
+        if ours not in self.nll or theirs not in self.nll:
+            return None
+        excess = np.subtract(self.nll[theirs], self.nll[ours])
+        return mean_estimate(excess, make_units([[1] * len(excess)]))
 
     def ours(self) -> list[str]:
         """Optcc's contestants."""
@@ -101,7 +116,6 @@ class Results:
         """What `write` wrote."""
         data = json.loads(path.read_text(encoding="utf-8"))
         data["visits"] = [_visit(one) for one in data["visits"]]
-        data["nll"] = {name: (nll, tokens) for name, (nll, tokens) in data["nll"].items()}
         return cls(**data)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from benchmarks.cpu.results import Results
 from benchmarks.cpu.statistics import Ratio, Spread, spread
 from benchmarks.cpu.workload import METRICS, Metric
+from optcc.accuracy.intervals import Estimate
 
 _MARK = "~"
 
@@ -42,7 +44,9 @@ def figures_table(results: Results, threads: int) -> list[str]:
             mark = _MARK if results.disturbed(name, threads, metric.key) else ""
             cells.append(mark + _spread(found) if found else "–")
         rows.append([f"{metric.title}, {metric.unit}", *cells])
-    rows.append(["mean NLL, nats", *(f"{results.nll[n][0]:.4f}" if n in results.nll else "–" for n in names)])
+    rows.append(
+        ["mean NLL, nats", *(f"{results.mean_nll(n):.4f}" if n in results.nll else "–" for n in names)]
+    )
     rows.append(["decode reads, of the bandwidth", *(_share(results, name, threads) for name in names)])
     return _markdown(rows)
 
@@ -61,6 +65,8 @@ def ratio_tables(results: Results, threads: int) -> list[str]:
             rows.append(
                 [metric.title, *cells, *(_best(results, ours, g, threads, metric) for g in (equal, peers))]
             )
+        excess = [_excess(results.nll_excess(ours, name)) for name in peers]
+        rows.append(["their mean NLL less ours, nats", *excess, "", ""])
         lines += [*_markdown(rows), ""]
     return lines[:-1]
 
@@ -76,7 +82,7 @@ def _conditions(results: Results) -> list[str]:
     facts: dict[str, Any] = results.facts
     host, load = facts["host"], facts["workload"]
     versions = {one.contestant.partition("/")[0]: one.version for one in results.visits}
-    scored = max((tokens for _, tokens in results.nll.values()), default=0)
+    windows = max(map(len, results.nll.values()), default=0)
     engines = ", ".join(f"{peer} {version}" for peer, version in versions.items())
     where = (
         f"{facts['model']} on {host['cores']} cores of {host['cpu']} ({', '.join(host['cpu_flags'])}), "
@@ -86,7 +92,7 @@ def _conditions(results: Results) -> list[str]:
         f"{load['rounds']} rounds; in each, every contestant runs once in a process of its own, in rotated order. "
         f"Median (lowest–highest) over rounds. Decode: {load['decode_tokens']} tokens of one request after 64. "
         f"Requests: 64 tokens in, {load['answer_tokens']} out, prefill included. Greedy, end tokens ignored, no "
-        f"prefix caching. Load: model files in the page cache. Mean NLL: {scored} tokens in windows of 512."
+        f"prefix caching. Load: model files in the page cache. Mean NLL: {windows} windows of 512 tokens."
     )
     how = (
         "A ratio above 1 is optcc's, whichever way the figure goes; it is the median of the rounds' ratios with a "
@@ -129,6 +135,14 @@ def _ratio(found: Ratio | None) -> str:
         return f"{found.value:.2f}"
     text = f"{found.value:.2f} [{found.interval[0]:.2f}, {found.interval[1]:.2f}]"
     return f"**{text}**" if found.ahead else text
+
+
+def _excess(found: Estimate | None) -> str:
+    """Positive where the peer is less accurate."""
+    if found is None:
+        return "–"
+    text = f"{found.value:+.4f}"
+    return f"{text} [{found.low:+.4f}, {found.high:+.4f}]" if isfinite(found.low) else text
 
 
 def _number(value: float) -> str:

@@ -79,11 +79,11 @@ class LlamaCpp:
                 own.append(self._best(sequence))
         return found
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
+    def score(self, windows: Tokens) -> list[float]:
         """Logits of every row of a window."""
         from benchmarks.cpu.peers.scoring import window_nll
 
-        total = 0.0
+        found = []
         for window in windows:
             self._lib.llama_memory_clear(self._memory, True)
             self._run([(token, i, 0, True) for i, token in enumerate(window)])
@@ -91,8 +91,8 @@ class LlamaCpp:
             flat = self._np.ctypeslib.as_array(
                 self._lib.llama_get_logits(self._context), shape=(shape[0] * shape[1],)
             )
-            total += window_nll(flat.reshape(shape), window)
-        return total, sum(len(window) - 1 for window in windows)
+            found.append(window_nll(flat.reshape(shape), window))
+        return found
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class OnnxRuntimeGenai:
             generator.generate_next_token()
         return [list(generator.get_sequence(row))[length:] for row in range(len(prompts))]
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
+    def score(self, windows: Tokens) -> list[float]:
         """Logits of the graph in ONNX Runtime, from an empty cache."""
         import numpy as np
         import onnxruntime
@@ -57,7 +57,7 @@ class OnnxRuntimeGenai:
         ports = [port.name for port in session.get_inputs()]
         empty = {name: np.zeros(shape, np.float32) for name in ports if name.startswith("past")}
         others = set(ports) - set(empty)
-        total = 0.0
+        found = []
         for window in windows:
             known: dict[str, Any] = {
                 "input_ids": np.array([window], np.int64),
@@ -65,8 +65,8 @@ class OnnxRuntimeGenai:
                 "position_ids": np.arange(len(window), dtype=np.int64)[None],
             }
             feeds = {**empty, **{name: known[name] for name in others}}
-            total += window_nll(session.run(["logits"], feeds)[0][0], window)
-        return total, sum(len(window) - 1 for window in windows)
+            found.append(window_nll(session.run(["logits"], feeds)[0][0], window))
+        return found
 
 
 if __name__ == "__main__":

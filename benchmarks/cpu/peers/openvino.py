@@ -41,7 +41,7 @@ class OpenVino:
         results = self._pipeline.generate(inputs, [config] * len(prompts))
         return [list(result.m_generation_ids[0]) for result in results]
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
+    def score(self, windows: Tokens) -> list[float]:
         """Logits of the stateful graph, its state cleared before every window."""
         import numpy as np
         import openvino
@@ -52,7 +52,7 @@ class OpenVino:
             f"{self._job.model}/openvino_model.xml", "CPU", self._properties
         )
         request = compiled.create_infer_request()
-        total = 0.0
+        found = []
         for window in windows:
             request.reset_state()
             known: dict[str, Any] = {
@@ -62,8 +62,8 @@ class OpenVino:
                 "beam_idx": np.zeros(1, np.int32),
             }
             feeds = {name: known[name] for name in (port.get_any_name() for port in compiled.inputs)}
-            total += window_nll(request.infer(feeds)["logits"][0], window)
-        return total, sum(len(window) - 1 for window in windows)
+            found.append(window_nll(request.infer(feeds)["logits"][0], window))
+        return found
 
 
 if __name__ == "__main__":

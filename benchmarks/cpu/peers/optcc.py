@@ -34,18 +34,18 @@ class Optcc:
         stop = StopConditions(max_tokens=new_tokens, eos_token_ids=())
         return [list(event.tokens) for event in self._engine.generate(prompts, stop=stop)]
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
+    def score(self, windows: Tokens) -> list[float]:
         """Logits from the executor that serves."""
         import numpy as np
 
         from benchmarks.cpu.peers.scoring import window_nll
         from optcc.runtime import score_windows
 
-        total = 0.0
+        found = []
         for window in windows:  # one at a time: 512 rows of logits are 100 MB
-            total += window_nll(np.concatenate(list(score_windows(self._executor, [window]))), window)
+            found.append(window_nll(np.concatenate(list(score_windows(self._executor, [window]))), window))
         self._renew()  # scoring took the executor's pool
-        return total, sum(len(window) - 1 for window in windows)
+        return found
 
 
 if __name__ == "__main__":

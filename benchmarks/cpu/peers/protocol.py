@@ -5,7 +5,7 @@
     {"do": "generate", "prompts": [[id, ...], ...], "new_tokens": N, "times": K}
         -> {"seconds": [S] * K, "tokens": [[id] * N, ...]}            greedy; end tokens are ignored
     {"do": "score", "windows": [[id, ...], ...]}
-        -> {"nll": nats in all, "tokens": how many were scored}       every token of a window but its first
+        -> {"nll": [nats in all, of every window]}                    all tokens of a window but its first
     {"do": "close"} -> {}
 
 An answer {"error": "..."} stands for what went wrong; the traceback goes to standard error. Clocks are read in the
@@ -45,8 +45,8 @@ class Peer(Protocol):
         """Exactly `new_tokens` greedy tokens for every prompt, all prompts at once, nothing kept from earlier calls."""
         ...
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
-        """Negative log-likelihood in nats of all tokens but each window's first, and how many they are."""
+    def score(self, windows: Tokens) -> list[float]:
+        """Negative log-likelihood in nats of every window: of all its tokens but the first."""
         ...
 
 
@@ -112,8 +112,7 @@ def _open(
 
 def _answer(peer: Peer, request: Mapping[str, Any]) -> dict[str, Any]:
     if request["do"] == "score":
-        nll, tokens = peer.score(request["windows"])
-        return {"nll": nll, "tokens": tokens}
+        return {"nll": peer.score(request["windows"])}
     if request["do"] != "generate":
         raise ValueError(f"unknown request {request['do']!r}")
     seconds: list[float] = []

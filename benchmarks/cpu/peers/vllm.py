@@ -45,13 +45,13 @@ class Vllm:
         """All prompts in one call."""
         return [list(output.outputs[0].token_ids) for output in self._ask(prompts, new_tokens, None)]
 
-    def score(self, windows: Tokens) -> tuple[float, int]:
+    def score(self, windows: Tokens) -> list[float]:
         """Log-probabilities that vLLM gives for the prompt's own tokens."""
-        total = 0.0
+        found = []
         for window, output in zip(windows, self._ask(windows, 1, 0)):
             given = output.prompt_logprobs[1:]  # the first token has none
-            total -= sum(entry[token].logprob for token, entry in zip(window[1:], given))
-        return total, sum(len(window) - 1 for window in windows)
+            found.append(-sum(entry[token].logprob for token, entry in zip(window[1:], given)))
+        return found
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ _BUILD = {
     "CMAKE_ARGS": " ".join(f"-D{option}" for option in _OPTIONS),
     "CMAKE_BUILD_PARALLEL_LEVEL": "2",
 }
-_FROM_SOURCE = ("--no-cache-dir", "--no-binary", "llama-cpp-python")
+_FROM_SOURCE = ("--force-reinstall", "--no-cache-dir", "--no-binary", "llama-cpp-python")
 """pip's cache would hand out a library that was built with other options, or on another machine."""
 
 

@@ -20,7 +20,7 @@ def test_a_whole_conversation(tmp_path: Path, log: Path) -> None:
         assert answer["tokens"] == [[3, 4, 5], [6, 7, 8]]
         assert len(answer["seconds"]) == 2
         assert all(0.02 <= seconds < 5 for seconds in answer["seconds"])
-        assert worker.ask(do="score", windows=[[1, 2, 3], [4, 5]]) == {"nll": 7.5, "tokens": 3}
+        assert worker.ask(do="score", windows=[[1, 2, 3], [4, 5]]) == {"nll": [5.0, 2.5]}
         pid = worker.pid
     assert not os.path.exists(f"/proc/{pid}")
     text = log.read_text()
@@ -38,7 +38,7 @@ def test_an_error_is_told_and_the_worker_goes_on(tmp_path: Path, log: Path) -> N
             WorkerFailed, match="fake/plain: `sing`: ValueError: unknown request 'sing'; log: "
         ):
             worker.ask(do="sing")
-        assert worker.ask(do="score", windows=[[1, 2]])["tokens"] == 1
+        assert worker.ask(do="score", windows=[[1, 2]]) == {"nll": [2.5]}
     assert "Traceback" in log.read_text()
 
 

@@ -73,10 +73,22 @@ def test_the_interval_narrows_with_rounds_and_covers_the_median() -> None:
 
 def test_best_peer_and_those_no_more_accurate() -> None:
     results = make_results(optcc_a=[150.0], fast_x=[300.0], good_y=[100.0], equal_z=[120.0])
-    results.nll = {"optcc/a": (3.26, 8), "fast/x": (3.50, 8), "good/y": (3.20, 8), "equal/z": (3.259, 8)}
+    results.nll = {"optcc/a": [3.26], "fast/x": [3.50], "good/y": [3.20], "equal/z": [3.259]}
     assert results.best_peer(results.peers(), 2, "decode") == "fast/x"
     assert results.best_peer([], 2, "decode") is None
     assert results.not_better("optcc/a") == ["fast/x", "equal/z"], "good/y is more accurate"
+
+
+def test_accuracy_is_compared_window_by_window() -> None:
+    """Windows differ far more from each other than two models do on one window."""
+    results = make_results(optcc_a=[1.0], peer_x=[1.0])
+    assert results.nll_excess("optcc/a", "peer/x") is None
+    results.nll = {"optcc/a": [2.0, 4.0, 3.0, 5.0, 2.5], "peer/x": [2.1, 4.12, 3.1, 5.08, 2.6]}
+    found = results.nll_excess("optcc/a", "peer/x")
+    assert found is not None
+    assert found.value == pytest.approx(0.1)
+    assert 0.05 < found.low < found.value < found.high < 0.15
+    assert results.mean_nll("optcc/a") == pytest.approx(3.3)
 
 
 def test_figures_of_a_visit() -> None:
