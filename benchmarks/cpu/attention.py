@@ -65,8 +65,9 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
     f32, i32 = TensorProto.FLOAT, TensorProto.INT32
     pool = {"float32": f32, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[kv]
     new = pool if kv == "int8" else f32
-    row, page = ["T", heads.kv, heads.width], ["N", BLOCK, heads.kv, heads.width]
-    step = {
+    row: list[str | int] = ["T", heads.kv, heads.width]
+    page: list[str | int] = ["N", BLOCK, heads.kv, heads.width]
+    step: dict[str, tuple[int, list[str | int]]] = {
         "query": (f32, ["T", heads.query, heads.width]),
         "key": (new, row),
         "value": (new, row),

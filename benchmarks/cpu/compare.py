@@ -115,13 +115,16 @@ def machine_limits(threads: int) -> dict[str, float]:
 
 def facts(place: Place, inputs: Inputs, workload: Workload) -> dict[str, object]:
     """What the figures hold for."""
+    from optcc.backends.onnxruntime import native
     from optcc.host import host_facts
 
+    status = native.status()
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit,
+        "native": status.isa or f"none ({status.reason})",
         "model": place.gguf.name,
         "inputs": inputs.digest,
         "host": host_facts(),

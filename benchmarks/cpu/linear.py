@@ -114,7 +114,7 @@ def _theirs(packed: npt.NDArray[Any], scale: npt.NDArray[Any], bits: int, copies
 
 
 def _session(
-    kind: str, domain: str, attributes: dict[str, int], weights: dict[str, npt.NDArray[Any]], copies: int
+    kind: str, domain: str, attributes: dict[str, Any], weights: dict[str, npt.NDArray[Any]], copies: int
 ) -> Any:
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper

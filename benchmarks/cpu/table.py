@@ -86,7 +86,8 @@ def _conditions(results: Results) -> list[str]:
     engines = ", ".join(f"{peer} {version}" for peer, version in versions.items())
     where = (
         f"{facts['model']} on {host['cores']} cores of {host['cpu']} ({', '.join(host['cpu_flags'])}), "
-        f"{host['memory'] / 2**30:.0f} GiB; {host['system']}; optcc at {facts['commit']}. {engines}."
+        f"{host['memory'] / 2**30:.0f} GiB; {host['system']}; optcc at {facts['commit']}, "
+        f"native operators: {facts['native']}. {engines}."
     )
     what = (
         f"{load['rounds']} rounds; in each, every contestant runs once in a process of its own, in rotated order. "

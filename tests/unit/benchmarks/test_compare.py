@@ -33,7 +33,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
         make_contestant(tmp_path / "b", "slow/int8", delay="0.02"),
         make_contestant(tmp_path / "c", "bad/int4", behaviour="crash"),
     ]
-    facts: dict[str, Any] = {"date": "2026-01-02 03:04 UTC", "commit": "abc", "model": "m.gguf", "host": HOST}
+    facts: dict[str, Any] = {
+        "date": "2026-01-02 03:04 UTC",
+        "commit": "abc",
+        "native": "avx2",
+        "model": "m.gguf",
+        "host": HOST,
+    }
     facts["workload"] = vars(workload)
     found = Results(facts, [one.name for one in contestants], {"vllm": "step `install` failed"})
     out = tmp_path / "out.json"
