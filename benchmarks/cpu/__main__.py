@@ -66,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(asked: argparse.Namespace) -> int:
-    wanted = [*(f"optcc/{name}" for name in asked.optcc.split(",") if name), *asked.peers.split(",")]
+    wanted = [
+        *(f"optcc/{name}" for name in asked.optcc.split(",") if name),
+        *(name for name in asked.peers.split(",") if name),
+    ]
     peers = dict.fromkeys(name.partition("/")[0] for name in wanted)
     if unknown := [name for name in peers if name not in PLANS]:
         print(f"unknown peer {unknown[0]!r}; there are {', '.join(PLANS)}", file=sys.stderr)
