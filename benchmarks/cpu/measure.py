@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -73,6 +74,7 @@ def visit(
     contestant: Contestant, inputs: Inputs, workload: Workload, threads: int, round_number: int, log: Path
 ) -> Visit:
     """Start a worker, let it load and do every operation, end it. Raises WorkerFailed."""
+    deadline = time.monotonic() + workload.patience
     wait_until_quiet(None, MOST_OTHERS, workload.patience)
     load_before, before = load_average(), CpuTimes.read()
     with Worker(contestant, log) as worker:
@@ -83,7 +85,7 @@ def visit(
         for operation in workload.warm_up(inputs):
             _ask(worker, operation)
         attempts = {
-            operation.name: _attempts(worker, operation, workload)
+            operation.name: _attempts(worker, operation, workload.attempts, deadline)
             for operation in workload.operations(inputs, round_number)
         }
         resident, anonymous = watch.stop()
@@ -127,10 +129,11 @@ def score(contestant: Contestant, inputs: Inputs, workload: Workload, threads: i
     return [nats / (len(window) - 1) for nats, window in zip(answer["nll"], windows, strict=True)]
 
 
-def _attempts(worker: Worker, operation: Operation, workload: Workload) -> list[Attempt]:
+def _attempts(worker: Worker, operation: Operation, most: int, deadline: float) -> list[Attempt]:
+    """Until one is undisturbed, `most` times at most; waits for a quiet machine before each until the deadline."""
     tried: list[Attempt] = []
-    while len(tried) < workload.attempts and not (tried and tried[-1].quiet):
-        wait_until_quiet(worker.pid, MOST_OTHERS, workload.patience)
+    while len(tried) < most and not (tried and tried[-1].quiet):
+        wait_until_quiet(worker.pid, MOST_OTHERS, deadline - time.monotonic())
         load_before, before = load_average(), CpuTimes.read(worker.pid)
         seconds = _ask(worker, operation)
         others = CpuTimes.read(worker.pid).others_since(before)

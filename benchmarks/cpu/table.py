@@ -90,10 +90,10 @@ def _conditions(results: Results) -> list[str]:
         f"native operators: {facts['native']}. {engines}."
     )
     what = (
-        f"{load['rounds']} rounds; in each, every contestant runs once in a process of its own, in rotated order. "
+        f"Rounds: {load['rounds']}; in each, every contestant runs once in a process of its own, in rotated order. "
         f"Median (lowest–highest) over rounds. Decode: {load['decode_tokens']} tokens of one request after 64. "
         f"Requests: 64 tokens in, {load['answer_tokens']} out, prefill included. Greedy, end tokens ignored, no "
-        f"prefix caching. Load: model files in the page cache. Mean NLL: {windows} windows of 512 tokens."
+        f"prefix caching. Load: model files in the page cache. Mean NLL: windows of 512 tokens, {windows} of them."
     )
     how = (
         "A ratio above 1 is optcc's, whichever way the figure goes; it is the median of the rounds' ratios with a "

@@ -62,7 +62,7 @@ class Workload:
         repeats: how often a first token is timed in a round; the median counts.
         windows: how many are scored; 0 for all.
         attempts: how often an operation is tried while others use the CPU.
-        patience: seconds to wait for a quiet machine before each.
+        patience: seconds that a visit waits for a quiet machine, all its operations together.
     """
 
     rounds: int = 5
@@ -70,8 +70,8 @@ class Workload:
     answer_tokens: int = 64
     repeats: int = 3
     windows: int = 0
-    attempts: int = 4
-    patience: float = 30.0
+    attempts: int = 3
+    patience: float = 60.0
 
     @classmethod
     def quick(cls) -> Workload:
