@@ -14,6 +14,7 @@ def plan(place: Place) -> Plan:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(place.folder("vllm") / "compiled"),
         "LD_PRELOAD": str(python.parent.parent / "lib" / "libiomp5.so"),
     }
     contestant = Contestant("vllm", "bfloat16", python, "benchmarks.cpu.peers.vllm", place.bfloat16, env=env)
