@@ -5,9 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from benchmarks.cpu.peers.protocol import Job, Tokens, serve
+from benchmarks.cpu.peers.protocol import CACHE_TOKENS, Job, Tokens, serve
 
-_CONTEXT = 4096
 _BATCH = 1024
 _SEQUENCES = 16
 
@@ -35,7 +34,7 @@ class LlamaCpp:
         if not model:
             raise ValueError(f"llama.cpp can't load {job.model}")
         options = lib.llama_context_default_params()
-        options.n_ctx = _CONTEXT
+        options.n_ctx = CACHE_TOKENS
         options.n_batch = _BATCH
         options.n_ubatch = 512
         options.n_seq_max = _SEQUENCES

@@ -17,7 +17,7 @@ class OpenVino:
         self._job = job
         self._properties = {"INFERENCE_NUM_THREADS": job.threads}
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.cache_size = 1  # GB
+        scheduler.cache_size = 1  # GB at most; memory is taken as it is needed
         scheduler.max_num_batched_tokens = 1024
         scheduler.max_num_seqs = 32
         scheduler.enable_prefix_caching = False

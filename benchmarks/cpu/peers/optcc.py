@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.cpu.peers.protocol import Job, Tokens, serve
-
-_BLOCK_TOKENS = 16 * (64 + 129) + 1024
-"""Tokens the pool holds: the largest batch of the workload, and room to spare."""
+from benchmarks.cpu.peers.protocol import CACHE_TOKENS, Job, Tokens, serve
 
 
 class Optcc:
@@ -25,7 +22,7 @@ class Optcc:
     def _renew(self) -> None:
         from optcc.runtime import Engine
 
-        self._engine = Engine(self._executor, blocks=self._executor.spec.blocks_for(_BLOCK_TOKENS))
+        self._engine = Engine(self._executor, blocks=self._executor.spec.blocks_for(CACHE_TOKENS))
 
     def generate(self, prompts: Tokens, new_tokens: int) -> Tokens:
         """All prompts through one engine."""

@@ -26,6 +26,9 @@ from typing import Any, Protocol, TextIO
 
 Tokens = list[list[int]]
 
+CACHE_TOKENS = 2304
+"""Tokens that a KV cache of fixed size holds: 16 requests of 64 in and 64 out, and a little to spare."""
+
 
 @dataclass(frozen=True)
 class Job:
