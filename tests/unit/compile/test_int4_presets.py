@@ -45,3 +45,16 @@ def test_preset(preset: str, tmp_path: Path) -> None:
         tmp_path / "model", tmp_path / "rounded", "cpu-int8", "quantize.linear.scheme=int4-g64-a8"
     )
     assert _kl(made) < _kl(rounded)
+
+
+def test_preset_with_trained_scales(tmp_path: Path) -> None:
+    zoo.save("llama", tmp_path / "model")
+    short = ["quantize.distill.steps=12", "calibrate.window=64"]
+    made = _compile(tmp_path / "model", tmp_path / "out", "cpu-int4-trained", *short)
+    assert made.ok
+    [record] = [row for row in made.report.passes if "part=body" in row.step]
+    assert len(record.tables["weights"]) == 3 * 7
+    assert {s.scheme for s in made.report.ledger.schemes} == {"int8-g64-a8", "int4-g64-a8"}
+    _compile(tmp_path / "model", tmp_path / "started", "cpu-int4")
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("out", "started")]
+    assert sizes[0] == sizes[1]
