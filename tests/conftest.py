@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before anything imports torch: each worker gets its share of the cores.
@@ -10,6 +13,9 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "OPTCC_TEST_SHARED" not in os.environ:  # the first process; its workers inherit it
+    os.environ["OPTCC_TEST_SHARED"] = tempfile.mkdtemp(prefix="optcc-tests-")
+    atexit.register(shutil.rmtree, os.environ["OPTCC_TEST_SHARED"], ignore_errors=True)
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

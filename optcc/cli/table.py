@@ -206,3 +206,5 @@ def print_cost(console: Console, report: Mapping[str, Any]) -> None:
     peak, anonymous = human_bytes(report["peak_bytes"]), human_bytes(report["anonymous_bytes"])
     console.print(f"{human_seconds(report['seconds'])} in all: {where}")
     console.print(f"peak memory {peak} with mapped files, {anonymous} anonymous between stages")
+    for note in report["host"].get("backend", ()):
+        console.print(f"{report['backend']}: {note}")

@@ -82,6 +82,7 @@ class Job:
         self.anonymous = 0
         self.original_bytes = 0
         self.intents: list[Intent] = []
+        self.backend_notes: tuple[str, ...] = ()
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -126,6 +127,7 @@ class Job:
             raise BackendUnavailable(
                 f"the backend {backend.name} can't be used: {found.reason}", hint=found.install
             )
+        self.backend_notes = found.notes
         plan = make_plan(self.recipe, backend)
         plan.default_limits(self.recipe.base)
         return backend, plan
@@ -239,7 +241,12 @@ class Job:
             anonymous_bytes=self.anonymous,
             artifact_bytes=sum(entry.bytes for entry in manifest.files.values()) + len(manifest.to_bytes()),
             source_bytes=sum(p.stat().st_size for p in source.files),
-            host={**host_facts(), "threads": self.thread_count, "versions": versions()},
+            host={
+                **host_facts(),
+                "threads": self.thread_count,
+                "versions": versions(),
+                "backend": list(self.backend_notes),
+            },
             digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
         )
 

@@ -14,14 +14,14 @@ import torch
 
 from optcc.artifact import Artifact
 from optcc.backends.registry import load_backend
-from optcc.compile import CompileOptions, CompileResult, compile_model
+from optcc.compile import CompileResult, compile_model
 from optcc.errors import UnsupportedArchitecture
 from optcc.frontend import load_original, resolve
 from optcc.recipe import load_recipe
 from optcc.runtime.engine import Engine
 from optcc.runtime.executor import Batch, Executor
 from optcc.runtime.request import StopConditions
-from tests import zoo
+from tests import shared, zoo
 
 BAR = 1e-4
 BLOCK = 4
@@ -37,7 +37,7 @@ def compiled(
     root = tmp_path_factory.mktemp(name)
     zoo.save(name, root / "model")
     recipe = load_recipe("cpu-fp32", SETTINGS)
-    result = compile_model(str(root / "model"), recipe, root / "out", CompileOptions(cache=None, speed=False))
+    result = compile_model(str(root / "model"), recipe, root / "out", shared.quick())
     return name, root, result
 
 
@@ -142,6 +142,6 @@ def test_mixtral_is_refused_by_name_before_any_work(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path / "model")
     with pytest.raises(UnsupportedArchitecture, match=r"(?i)expert"):
         compile_model(
-            str(tmp_path / "model"), load_recipe("cpu-fp32"), tmp_path / "out", CompileOptions(cache=None)
+            str(tmp_path / "model"), load_recipe("cpu-fp32"), tmp_path / "out", shared.quick()
         )
     assert not (tmp_path / "out").exists()

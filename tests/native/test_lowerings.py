@@ -77,6 +77,8 @@ def test_both_lowerings_are_the_same_model(pair: tuple[Path, Path]) -> None:
     )
     reasons = {use.reason for use in backend.kernels(theirs) if "MatMulNBits" in use.kernel}
     assert reasons == {"compiled without native operators"}
+    said = [str(Artifact.open(root, force=True).report()["host"]["backend"]) for root in pair]
+    assert "built with" in said[0] and "OPTCC_NATIVE=off" in said[1]
 
     wanted = _logits(theirs, 24)
     # A level of the activations may be rounded the other way: a disturbance of one part in a thousand.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optcc.cli.display import console
-from optcc.cli.table import print_tables
+from optcc.cli.table import print_cost, print_tables
 
 
 def test_short_tables_are_printed_and_long_ones_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,3 +30,16 @@ def test_short_tables_are_printed_and_long_ones_named(capsys: pytest.CaptureFixt
     assert "searched" in chosen and "0.098" in chosen
     assert "quantize.search: sensitivity: 121 rows in report/report.json" in shown
     assert "empty" not in shown
+
+
+def test_what_the_backend_lacked_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    report = {
+        "backend": "onnxruntime",
+        "stages": {"check": 2.0},
+        "seconds": 2.5,
+        "peak_bytes": 10**9,
+        "anonymous_bytes": 10**8,
+        "host": {"backend": ["native operators: not used: no compiler"]},
+    }
+    print_cost(console(), report)
+    assert "onnxruntime: native operators: not used: no compiler" in capsys.readouterr().out

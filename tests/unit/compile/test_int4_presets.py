@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from optcc.compile import CompileOptions, CompileResult, compile_model
+from optcc.compile import CompileResult, compile_model
 from optcc.recipe import load_recipe
-from tests import zoo
+from tests import shared, zoo
 
 SMALL = ["target.threads=1", "calibrate.tokens=1024", "check.tokens=256", "check.window=64"]
 OPEN = ["check.limits.kl=20", "check.limits.top1=0", "check.limits.nll=20"]
@@ -16,7 +16,7 @@ OPEN = ["check.limits.kl=20", "check.limits.top1=0", "check.limits.nll=20"]
 
 def _compile(model: Path, out: Path, recipe: str, *overrides: str) -> CompileResult:
     wanted = load_recipe(recipe, [*SMALL, *OPEN, *overrides])
-    return compile_model(str(model), wanted, out, CompileOptions(cache=None, speed=False))
+    return compile_model(str(model), wanted, out, shared.quick())
 
 
 def _kl(made: CompileResult) -> float:

@@ -11,12 +11,10 @@ import torch
 
 from optcc.artifact import Artifact
 from optcc.backends.registry import load_backend
-from optcc.compile import CompileOptions, compile_model
+from optcc.compile import compile_model
 from optcc.compile.calibrate import window_batch
 from optcc.compile.ledger import KvBytes, balance
 from optcc.errors import BadOption, LedgerMismatch, PreconditionFailed, UnsupportedOp
-from optcc.frontend import capture, resolve
-from optcc.frontend.lift import to_module
 from optcc.ir.interpret import interpret
 from optcc.ir.parse import parse_module
 from optcc.pm import Context, parse_pipeline, run_pipeline
@@ -24,10 +22,10 @@ from optcc.quant.kv import KvFormat
 from optcc.recipe import load_recipe
 from optcc.runtime import Engine, Limits, StopConditions
 from optcc.runtime.score import score_windows
-from tests import zoo
+from tests import shared, zoo
 from tests.unit.passes.pipelines import CANONICALIZE
 
-QUIET = CompileOptions(cache=None, speed=False)
+QUIET = shared.quick()
 SMALL = ["target.threads=1", "serve.paged-kv.block-size=4", "check.tokens=64", "check.window=32"]
 TOKENS = 24
 
@@ -60,7 +58,7 @@ def test_chunks_and_batches_give_the_same(name: str, kind: str, backend: str, tm
     assert made.ok
     artifact = Artifact.open(tmp_path / "out")
     executor = load_backend(backend).open_decoder(artifact.root, artifact.spec, 1)
-    plain = to_module(capture(resolve(str(tmp_path / "model"))))
+    plain = shared.captured(name).module
     module = plain.clone()
     run_pipeline(module, parse_pipeline(f"{CANONICALIZE},quantize.kv{{type={kind}}}"), Context(), [])
     ids = zoo.text(TOKENS, 3)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from optcc.compile import CompileOptions, compile_model
+from optcc.compile import compile_model
 from optcc.compile.ledger import KvBytes
 from optcc.recipe import load_recipe
-from tests import zoo
+from tests import shared, zoo
 
 # A tiny random model is closer to guessing than a trained one, so limits of its own, above what was measured; each is
 # still one that a compile with a wrong scale or a dropped part fails.
@@ -30,9 +30,7 @@ def test_preset(preset: str, tmp_path: Path) -> None:
     ]
     recipe = load_recipe(preset, [*SMALL, *own])
     assert recipe.target.backend == "reference" and "simulated" in recipe.description
-    made = compile_model(
-        str(tmp_path / "model"), recipe, tmp_path / "out", CompileOptions(cache=None, speed=False)
-    )
+    made = compile_model(str(tmp_path / "model"), recipe, tmp_path / "out", shared.quick())
     (row,) = made.report.ledger.schemes
     assert (row.scheme, made.report.ledger.kv) == (scheme, cache)
     assert made.report.status == "ok", made.report.check

@@ -10,7 +10,7 @@ from optcc.artifact import Artifact
 from optcc.compile import CompileOptions, compile_model
 from optcc.errors import PreconditionFailed
 from optcc.recipe import load_recipe
-from tests import zoo
+from tests import shared, zoo
 from tests.unit.compile.test_compile import LOOSE, files
 
 ROTATED = """\
@@ -42,9 +42,7 @@ def test_rotation_is_seen_by_preflight_and_the_ledger(tmp_path: Path) -> None:
     """The factor of a tied head is a weight that only the rotation makes; it is packed as the recipe says."""
     zoo.save("qwen2", tmp_path / "qwen2")
     recipe = load_recipe(_recipe(tmp_path, ROTATED), LOOSE)
-    done = compile_model(
-        str(tmp_path / "qwen2"), recipe, tmp_path / "a", CompileOptions(cache=None, speed=False)
-    )
+    done = compile_model(str(tmp_path / "qwen2"), recipe, tmp_path / "a", shared.quick())
     # Random weights are not accurate in 4 bits: the bytes are what this is about.
     text = Artifact.open(tmp_path / "a", force=True).path("model.ir").read_text()
     assert "head_factor.packed : i8[64, 64]" in text
@@ -55,9 +53,7 @@ def test_a_recipe_that_can_not_have_its_rotation_fails(tmp_path: Path) -> None:
     zoo.save("gemma2", tmp_path / "gemma2")
     recipe = load_recipe(_recipe(tmp_path, ROTATED), LOOSE)
     with pytest.raises(PreconditionFailed, match="norm after a branch"):
-        compile_model(
-            str(tmp_path / "gemma2"), recipe, tmp_path / "a", CompileOptions(cache=None, speed=False)
-        )
+        compile_model(str(tmp_path / "gemma2"), recipe, tmp_path / "a", shared.quick())
 
 
 def test_training_is_cached_and_repeatable(tmp_path: Path) -> None:

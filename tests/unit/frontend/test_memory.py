@@ -69,6 +69,7 @@ def _write_random_llama(directory: Path) -> int:
     return offset // 2
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_anonymous_memory_stays_small(tmp_path: Path) -> None:
     parameters = _write_random_llama(tmp_path)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from optcc.frontend import capture, resolve
-from optcc.frontend.lift import to_module
 from optcc.ir.interpret import interpret
 from optcc.ir.module import Module
-from tests import zoo
+from tests import shared, zoo
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,12 @@ def step() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def captured(tmp_path_factory: pytest.TempPathFactory) -> Capture:
+def captured() -> Capture:
     """Capture a zoo model by name."""
-    root: Path = tmp_path_factory.mktemp("zoo")
 
     @cache
     def get(name: str) -> Captured:
-        program = capture(resolve(str(zoo.save(name, root / name))))
-        module, inputs = to_module(program), step()
-        return Captured(module, program.facts, inputs, interpret(module, inputs)["logits"])
+        found, inputs = shared.captured(name), step()
+        return Captured(found.module, found.facts, inputs, interpret(found.module, inputs)["logits"])
 
     return get

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import fx
 
-from optcc.compile import CompileOptions, compile_model
+from optcc.compile import compile_model
 from optcc.compile.ledger import balance, intents
 from optcc.errors import BadOption, GroupSize
 from optcc.ir.interpret import interpret
@@ -19,7 +19,7 @@ from optcc.pm.instruments import Check
 from optcc.pm.run import run_pipeline
 from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import list_schemes, load_recipe, load_scheme
-from tests import zoo
+from tests import shared, zoo
 from tests.unit.passes.conftest import Capture
 from tests.unit.passes.pipelines import CANONICALIZE, FUSE
 
@@ -127,9 +127,7 @@ def test_compiled(backend: str, scheme: str, tmp_path: Path) -> None:
             *loose,
         ],
     )
-    made = compile_model(
-        str(tmp_path / "model"), recipe, tmp_path / "out", CompileOptions(cache=None, speed=False)
-    )
+    made = compile_model(str(tmp_path / "model"), recipe, tmp_path / "out", shared.quick())
     assert made.ok
     bits = load_scheme(scheme).weight
     assert made.report.ledger.quantized_bytes < 0.36 * made.report.ledger.original_bytes, bits
