@@ -491,9 +491,9 @@ class ContractBroken(OptccError):
     """A pass changed what the model computes by more than it promised.
 
     Each pass says what it does to values: nothing (`exact`), rounding (`tolerance`), or a loss within a budget (`kl`).
-    With `--prove each` or `--prove stages` it is held to that on a few windows of text. The message names the pass, what
-    was measured, the bound, and the node that moved, with its source line. A pass of your own that is meant to change
-    values declares it: see Contracts in `docs/proof.md`.
+    With `--prove each` or `--prove stages` it is held to that on a few windows of text. The message names the pass,
+    what was measured, the bound, and the node that moved, with its source line. A pass of your own that is meant to
+    change values declares it: see Contracts in `docs/proof.md`.
     """
 
     code = "E810"
@@ -503,10 +503,10 @@ class ContractBroken(OptccError):
 class LoweringDiffers(OptccError):
     """An operator of the artifact doesn't compute what the final program says.
 
-    With `--prove each` or `--prove stages` the backend runs every operator on the reference's own inputs. The message names
-    the first node that is off, what was measured, and the bound for its kind. It is a fault of the backend or of a
-    lowering: compile with `target.backend=reference`, or with `OPTCC_NATIVE=off` if the node has a native kernel, and
-    report it.
+    With `--prove each` or `--prove stages` the backend runs every operator on the reference's own inputs. The message
+    names the first node that is off, what was measured, and the bound for its kind. It is a fault of the backend or of
+    a lowering: compile with `target.backend=reference`, or with `OPTCC_NATIVE=off` if the node has a native kernel,
+    and report it.
     """
 
     code = "E811"

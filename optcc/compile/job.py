@@ -141,9 +141,9 @@ class Job:
         self.stage("resolve")
         return resolve(model, self.load)
 
-    def passes(self, source: ModelSource, plan: Plan, backend: Backend) -> Module:
-        """Capture and run every pass, or take up where an earlier compile got to."""
-        steps = plan.pipeline.passes
+    def passes(self, source: ModelSource, plan: Plan, backend: Backend, until: int | None = None) -> Module:
+        """Capture and run every pass, or the first `until`, or take up where an earlier compile got to."""
+        steps = plan.pipeline.passes[:until]
         keys = self._keys(source, steps)
         prove = self.prover = self._prove(source, keys, plan)
         module, done = self._resume(keys, source, prove)
@@ -166,7 +166,7 @@ class Job:
                 ctx.scratch = self.cache.scratch(keys[index + 1])
                 run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
                 self.intents = settle(self.intents, module)
-            if prove and (index + 1 == len(steps) or plan.stage_of(index + 1) != plan.stage_of(index)):
+            if prove and plan.ends_stage(index):
                 prove.settle(module)
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))

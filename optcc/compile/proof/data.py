@@ -87,7 +87,7 @@ def proof_data(
                 sets = decoder_texts(
                     tools, part, window, "check", source.digest, lambda: Original(source, load), base
                 )
-            found = [[w for w in s.windows][:windows] for s in sets]
+            found = [s.windows[:windows] for s in sets]
             batches = tuple(window_batch(torch.from_numpy(w)) for text in found for w in text)
             units = make_units([[len(w) for w in text] for text in found])
             digest = _digest(batches)
