@@ -28,6 +28,8 @@ class Points:
         self.load: LoadOptions = job.load
         self.threads = job.thread_count
         self.steps: tuple[Pass, ...] = self.plan.pipeline.passes
+        self.done = 0
+        """How many passes had ended when a module was last asked for."""
 
     @property
     def canonical(self) -> int:
@@ -41,7 +43,10 @@ class Points:
             PassFailed: one of them fails; and all that a compile raises.
         """
         job = Job(self.recipe, self._job.options, self._job.progress)
-        return job.passes(self.source, self.plan, self.backend, index)
+        try:
+            return job.passes(self.source, self.plan, self.backend, index)
+        finally:
+            self.done = len(job.record.rows)
 
     def limits(self) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults."""

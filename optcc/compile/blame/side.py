@@ -125,10 +125,12 @@ class Side:
 
     def _entered(self, entry: fx.Node, stream: Tensor, outside: Mapping[fx.Node, Any]) -> Any:
         """A cut's value; a sum that is fused with a norm is normed again."""
-        if entry.target is not _OPS.add_rms_norm.default:
-            return stream.reshape([int(n) for n in _shape(entry, stream)])
+        kind = entry.meta["val"]
+        fused = entry.target is _OPS.add_rms_norm.default
+        rows = stream.reshape([d if isinstance(d, int) else -1 for d in (kind[0] if fused else kind).shape])
+        if not fused:
+            return rows
         _, _, weight, eps = normalized(entry)[0]
-        rows = stream.reshape(-1, stream.shape[-1])
         return _OPS.add_rms_norm(rows, torch.zeros_like(rows), self._operand(weight, {}, outside, None), eps)
 
     def _call(self, node: fx.Node) -> Callable[..., Any] | None:
@@ -169,12 +171,6 @@ def attention(*operands: Any, **named: Any) -> Tensor:
         v = (v.float() * v_scale.float()).to(q.dtype)
     found: Tensor = _OPS.attention(q, k, v, starts, scale, window, softcap)
     return found
-
-
-def _shape(entry: fx.Node, stream: Tensor) -> list[int]:
-    """The shape that the module's own value has, for as many rows as the stream has."""
-    kinds = [d if isinstance(d, int) else -1 for d in entry.meta["val"].shape]
-    return [-1 if k == -1 else k for k in kinds]
 
 
 def _size(node: fx.Node, inputs: Mapping[str, Tensor], module: Module) -> int:
