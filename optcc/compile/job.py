@@ -30,6 +30,7 @@ from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
 from optcc.compile.progress import Progress
 from optcc.compile.proof import Prove, proof_data
+from optcc.compile.proof.lowered import prove_lowered
 from optcc.compile.proof.prove import proof_json
 from optcc.compile.report import Report
 from optcc.compile.spec import manifest_spec
@@ -204,6 +205,12 @@ class Job:
             min_versions=dict(minimum),
         )
         return writer.seal(manifest), ledger
+
+    def prove(self, backend: Backend, module: Module, root: Path) -> None:
+        """Hold every operator of the artifact to the final program, where passes are proven."""
+        if self.prover is not None:
+            self.stage("prove")
+            self.lowered = prove_lowered(backend, module, root, self.prover.data, self.thread_count)
 
     def check(self, pair: Pair, plan: Plan) -> Checked | None:
         """Hold the artifact against the original; None when the recipe turns checking off."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +212,10 @@ def write_patch(
         note: the description.
     """
     data = recipe.to_json()
-    stages: dict[str, list[Any]] = {stage: list(data["passes"][stage]) for stage in STAGES}
+    stages: dict[str, list[Any]] = {
+        stage: [_located(entry, recipe.base) for entry in data["passes"][stage]] for stage in STAGES
+    }
+    before = {stage: list(entries) for stage, entries in stages.items()}
     index = 0
     gone: dict[str, list[int]] = {}
     for stage in STAGES:
@@ -229,7 +233,7 @@ def write_patch(
     for scheme in dict.fromkeys(u.scheme for u in upgrades if u.scheme != FLOAT):
         names = [u.item.name for u in upgrades if u.scheme == scheme]
         stages["quantize"].append({"quantize.linear": {"scheme": scheme, "only": names}})
-    changed = {s for s in STAGES if stages[s] != data["passes"][s]}
+    changed = {s for s in STAGES if stages[s] != before[s]}
     name = f"{recipe.name}-patched"
     if extends is None:
         document = {**data, "name": name, "description": note, "passes": stages}
@@ -243,6 +247,19 @@ def write_patch(
     out = io.StringIO()
     yaml.dump(document, out)
     return out.getvalue()
+
+
+def _located(entry: str | Mapping[str, Any], base: Path) -> str | dict[str, Any]:
+    """An entry that names its files from the root, so that the patch may be written anywhere."""
+
+    def whole(value: Any) -> Any:
+        relative = isinstance(value, str) and value.startswith(("./", "../"))
+        return os.path.normpath(base / value) if relative else value
+
+    if isinstance(entry, str):
+        return str(whole(entry))
+    ref, options = next(iter(entry.items()))
+    return {str(whole(ref)): {name: whole(value) for name, value in options.items()}}
 
 
 def _entry(entry: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
