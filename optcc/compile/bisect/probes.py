@@ -18,6 +18,7 @@ from optcc.artifact import TensorSource
 from optcc.artifact.weights import write_safetensors
 from optcc.compile.points import Points
 from optcc.compile.proof.data import ProofData, proof_data
+from optcc.compile.proof.hold import hold
 from optcc.compile.proof.measure import Figure, Outputs, measure
 from optcc.compile.proof.run import run_all
 from optcc.compile.spec import manifest_spec
@@ -112,8 +113,10 @@ class Prober:
             contract = EXACT
         else:
             contract = tolerance(max(b for b in bounds if b is not None))
-        figure = measure(contract, self.outputs(since), self.outputs(point), self.data.units)
-        value, bound = figure.estimate.value, contract.bound
+        both = (self.outputs(since), self.outputs(point))
+        modules = self.points.at(since), self.points.at(point)
+        figure = hold(contract, *modules, both, self.data, self.points.limits().get("kl"))
+        value, bound = figure.estimate.value, figure.contract.bound
         bad = math.isnan(value) or (bound is not None and value > bound)
         return self._note(Probe(point, since, bad, _told(figure), value))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,8 @@ def _search(
     found = find_parts(hybrid, errors, options.probes - reserve, watch.step)
     parts = [c for c in found if c.kind == "part"]
     for part in parts[: 1 if found[0].effect.share >= ENOUGH else 2]:
-        found += find_tensors(hybrid, putter, part, options.probes, watch.step)
+        known = {c.name for c in found if c.kind == "tensor"}
+        found += find_tensors(hybrid, putter, part, options.probes, watch.step, known)
     if found[0].effect.share < ENOUGH:
         found += find_everywhere(hybrid, putter, watch.step, options.probes)
     kinds = ("tensor", "part", "parts", "activations", "cache")
@@ -252,12 +252,3 @@ def _mend(
     note = f"{recipe.name} with {len(chosen)} weights kept finer: +{size / 1e6:.1f} MB"
     text = write_patch(recipe, extends, chosen, (), note)
     return Patch(tuple(chosen), (), size, effect, text), cause
-
-
-def summary(result: BlameResult) -> Mapping[str, Any]:
-    """What the terminal prints of a patch: weights, bytes, share."""
-    patch = result.patch
-    if patch is None:
-        return {}
-    share = patch.effect.share if patch.effect else None
-    return {"weights": len(patch.upgrades), "megabytes": patch.bytes / 1e6, "share": share}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ FLOAT = "float"
 """Leaves a weight as it is."""
 _TRIES = 4
 _MARGIN = 1.05
+_STANDS_OUT = 8.0
 
 
 @dataclass(frozen=True)
@@ -101,18 +102,50 @@ def choose(
     offers = _offers(putter, carriers, errors, steps, canonical, base)
     offers.sort(key=lambda u: u.gain / max(u.bytes, 1), reverse=True)
     loss = float(hybrid.rows.mean())
-    wanted, effect, chosen = target * loss * _MARGIN, None, list[Upgrade]()
+
+    def measured(chosen: Sequence[Upgrade]) -> Effect:
+        return hybrid.probe(put=putter.weights([u.item for u in chosen], _stored_as(chosen, base)))
+
+    few = _standing_out(offers)
+    effect = measured(few) if few else None
+    if effect is not None and effect.share >= target:
+        return few, effect
+    chosen, whole = _reach(offers, target * loss, loss, target, measured)
+    if whole is None or whole.share >= target:
+        return chosen, whole
+    # Weights alone don't reach the target: the fewest that recover most of what they can.
+    if effect is not None and effect.share >= target * whole.share:
+        return few, effect
+    return _reach(offers, target * whole.share * loss, loss, target * whole.share, measured)
+
+
+def _reach(
+    offers: Sequence[Upgrade],
+    wanted: float,
+    loss: float,
+    target: float,
+    measured: Callable[[Sequence[Upgrade]], Effect],
+) -> tuple[list[Upgrade], Effect | None]:
+    """Offers in turn until what they recover together, measured, is the target; or all of them."""
+    chosen: list[Upgrade] = []
+    effect = None
     for _ in range(_TRIES):
-        chosen = _enough(offers, wanted)
+        chosen = _enough(offers, wanted * _MARGIN)
         if not chosen:
             return [], None
-        effect = hybrid.probe(put=putter.weights([u.item for u in chosen], _stored_as(chosen, base)))
-        if effect.share >= target or len(chosen) == len(offers):
+        effect = measured(chosen)
+        if effect.share >= target or len(chosen) == sum(u.gain > 0 for u in offers):
             break
         # Sums are a model; ask for as much more as it promised too much.
         promised = sum(u.gain for u in chosen)
-        wanted = max(wanted, promised) * min(3.0, target / max(effect.share, 0.1)) * _MARGIN
+        wanted = max(wanted, promised) * min(3.0, target / max(effect.share, 0.1))
     return chosen, effect
+
+
+def _standing_out(offers: Sequence[Upgrade]) -> list[Upgrade]:
+    """Those that recover many times what a middling one does."""
+    gains = sorted(u.gain for u in offers)
+    return [u for u in offers if u.gain > _STANDS_OUT * max(gains[len(gains) // 2], 0.0) and u.gain > 0]
 
 
 def _enough(offers: Sequence[Upgrade], wanted: float) -> list[Upgrade]:

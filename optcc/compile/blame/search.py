@@ -8,7 +8,7 @@ what precedes it needs no run; the earlier one recovers what its group does beyo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,12 +120,14 @@ def _less(whole: Effect, part: Effect, loss: float) -> Effect:
     return Effect(found, part.rest - value, value / loss if loss else 0.0)
 
 
-def find_tensors(hybrid: Hybrid, putter: Putter, part: Carrier, budget: int, watch: Watch) -> list[Carrier]:
+def find_tensors(
+    hybrid: Hybrid, putter: Putter, part: Carrier, budget: int, watch: Watch, known: Collection[str] = ()
+) -> list[Carrier]:
     """The weights of a part by what they recover, likeliest first, until one recovers what the part does.
 
-    Where none does, what its linears read is put back unrounded as well.
+    Where none does, what its linears read is put back unrounded as well. Weights that are known are left out.
     """
-    items = [p for p in putter.packed if set(p.segments) & set(part.segments)]
+    items = [p for p in putter.packed if set(p.segments) & set(part.segments) and p.name not in known]
     items.sort(key=putter.error, reverse=True)
     wanted = ENOUGH * part.effect.recovered.value
     found: list[Carrier] = []

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx
 
 from optcc.compile.proof.measure import moved
-from optcc.compile.proof.run import Batch, run_once
-from optcc.ir.interpret import varying
+from optcc.compile.proof.run import Batch, run_once, unrounded
+from optcc.ir.interpret import Calls, varying
 from optcc.ir.module import Module, source_of
 from optcc.ir.text import target_name
 
@@ -58,14 +58,16 @@ class MovedNode:
         }
 
 
-def first_moved(before: Module, after: Module, batch: Batch, bound: float) -> MovedNode | None:
+def first_moved(
+    before: Module, after: Module, batch: Batch, bound: float, *, rounding: bool = True
+) -> MovedNode | None:
     """The first node, in the order of the graph, that moved by more than `bound`; None when none with a twin did.
 
     A node that is new has moved if nothing before equals it and its operands have not; it is named as what stands
-    behind the first node with a namesake.
+    behind the first node with a namesake. Without `rounding`, activations stay as they are in both modules.
     """
     batch = _short(batch)
-    known = _values(before, batch)
+    known = _values(before, batch, None if rounding else unrounded(before))
     prints = _Prints(known, bound)
     found: list[MovedNode] = []
     fresh: dict[fx.Node, str] = {}
@@ -85,10 +87,8 @@ def first_moved(before: Module, after: Module, batch: Batch, bound: float) -> Mo
             told = fresh[behind] if behind else None
             found.append(MovedNode(node.name, target_name(node), source, error, told))
 
-    run_once(after, batch, observe=watch)
-    if found:
-        return found[0]
-    return None
+    run_once(after, batch, observe=watch, calls=None if rounding else unrounded(after))
+    return found[0] if found else None
 
 
 def most_moved(before: Module, after: Module, batch: Batch) -> MovedNode | None:
@@ -127,7 +127,7 @@ def _short(batch: Batch) -> Batch:
     }
 
 
-def _values(module: Module, batch: Batch) -> dict[str, Tensor]:
+def _values(module: Module, batch: Batch, calls: Calls | None = None) -> dict[str, Tensor]:
     """What every node that depends on an input computes, flat, by name."""
     found: dict[str, Tensor] = {}
     moving = varying(module.graph.nodes)
@@ -136,7 +136,7 @@ def _values(module: Module, batch: Batch) -> dict[str, Tensor]:
         if node in moving and _counts(node, value):
             found[node.name] = value.reshape(-1).clone()
 
-    run_once(module, batch, observe=watch)
+    run_once(module, batch, observe=watch, calls=calls)
     return found
 
 

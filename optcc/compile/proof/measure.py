@@ -29,12 +29,14 @@ class Figure:
             `noise`: power of the error over the power of the signal, of the worst output.
         estimate: the value with its 95 % interval; a fact without one for `moved`.
         output: which result is the worst one.
+        redrawn: KL of the same modules when activations are rounded, where `moved` was measured without that.
     """
 
     contract: Contract
     metric: str
     estimate: Estimate
     output: str
+    redrawn: float | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -57,6 +59,7 @@ class Figure:
             "measured": self.estimate.to_json(),
             "output": self.output,
             "outcome": self.outcome,
+            "redrawn": self.redrawn,
         }
 
 

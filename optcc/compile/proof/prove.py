@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from optcc.artifact.digest import canonical_json, sha256_bytes
 from optcc.compile.proof.data import ProofData
+from optcc.compile.proof.hold import hold
 from optcc.compile.proof.locate import MovedNode, first_moved, most_moved
-from optcc.compile.proof.measure import Figure, measure
+from optcc.compile.proof.measure import Figure
 from optcc.compile.proof.run import Outputs, run_all
 from optcc.errors import ContractBroken
 from optcc.ir.module import Module
@@ -94,7 +95,8 @@ class Prove:
             self._outputs = run_all(self._kept, self.data.batches)
         outputs = run_all(module, self.data.batches)
         contract = joined([self.bound(step) for step in steps])
-        figure = measure(contract, self._outputs, outputs, self.data.units)
+        both = (self._outputs, outputs)
+        figure = hold(contract, self._kept, module, both, self.data, self._limits.get("kl"))
         if figure.outcome == "fail":
             raise broken(steps, figure, self._find(figure, module))
         self._outputs, self._kept = outputs, module.clone()
@@ -124,7 +126,7 @@ class Prove:
         if figure.contract.kind == "kl":
             return most_moved(self._kept, module, self.data.batches[0])
         bound = max(figure.contract.bound or 0.0, 1e-7)
-        return first_moved(self._kept, module, self.data.batches[0], bound)
+        return first_moved(self._kept, module, self.data.batches[0], bound, rounding=figure.redrawn is None)
 
 
 def broken(steps: list[Pass], figure: Figure, node: MovedNode | None) -> ContractBroken:
