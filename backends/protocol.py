@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ from optcc.artifact.weights import Span
 from optcc.runtime.executor import CallExecutor, Executor
 
 if TYPE_CHECKING:
+    import torch
     from torch import fx
 
     from optcc.ir.module import Module
@@ -123,6 +124,26 @@ class Backend(Protocol):
 
         Raises:
             CorruptWeights, IRTextError: the files can't be read.
+        """
+        ...
+
+    def evaluates(self) -> Collection[torch.dtype]:
+        """Types of values that `evaluate` can be given and return."""
+        ...
+
+    def evaluate(
+        self, module: Module, root: Path, inputs: Mapping[str, npt.NDArray[Any]], threads: int
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """Lower another module over an artifact's weights and run it once: to prove single operators.
+
+        Args:
+            module: reads weights of the artifact's final module, in the same operators.
+            root: the artifact's directory.
+            inputs: by name; may be written to.
+            threads: 0 means one per physical core.
+
+        Returns:
+            The module's results by name.
         """
         ...
 

@@ -487,6 +487,42 @@ class BadCheckData(OptccError):
     code = "E802"
 
 
+class ContractBroken(OptccError):
+    """A pass changed what the model computes by more than it promised.
+
+    Each pass says what it does to values: nothing (`exact`), rounding (`tolerance`), or a loss within a budget (`kl`).
+    With `--prove each` or `--prove stages` it is held to that on a few windows of text. The message names the pass,
+    what was measured, the bound, and the node that moved, with its source line. A pass of your own that is meant to
+    change values declares it: see Contracts in `docs/proof.md`.
+    """
+
+    code = "E810"
+    exit_code = 1
+
+
+class LoweringDiffers(OptccError):
+    """An operator of the artifact doesn't compute what the final program says.
+
+    With `--prove each` or `--prove stages` the backend runs every operator on the reference's own inputs. The message
+    names the first node that is off, what was measured, and the bound for its kind. It is a fault of the backend or of
+    a lowering: compile with `target.backend=reference`, or with `OPTCC_NATIVE=off` if the node has a native kernel,
+    and report it.
+    """
+
+    code = "E811"
+    exit_code = 1
+
+
+class NothingToBlame(OptccError):
+    """What was asked for can't be found in this model.
+
+    `blame` needs a model that lost something, and a residual stream or packed weights to put back; `bisect` needs a
+    pipeline. The message says which is missing.
+    """
+
+    code = "E812"
+
+
 def all_errors() -> Iterator[type[OptccError]]:
     """Every concrete error class, by code."""
     found: list[type[OptccError]] = []

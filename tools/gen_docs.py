@@ -59,14 +59,15 @@ def passes() -> str:
         NOTE.format(source="the docstrings in passes/"),
         "",
         "The id of a pass is its path: `fuse.qkv` is `passes/fuse/qkv.py`.",
-        "`optcc passes show ID` prints the same text.",
+        "`optcc passes show ID` prints the same text. What a contract is: [docs/proof.md](proof.md#contracts).",
     ]
     for stage, ids in groupby(builtin_ids(), key=lambda ref: ref.partition(".")[0]):
         lines += ["", f"## {stage}"]
         for ref in ids:
             cls = load_pass(ref)
             text, _, described = inspect.cleandoc(cls.__doc__ or "").partition("\nOptions:\n")
-            lines += ["", f"### {ref}", "", text.rstrip(), *_options(cls, described)]
+            promise = f"Contract: {cls.contract}."
+            lines += ["", f"### {ref}", "", text.rstrip(), "", promise, *_options(cls, described)]
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from optcc.files import writing
 from optcc.runtime.executor import CallExecutor, Executor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
     from torch import fx
 
     from optcc.ir.module import Module
@@ -75,6 +77,20 @@ class OnnxRuntime:
         from optcc.backends.onnxruntime.kernels import kernels
 
         return kernels(root)
+
+    def evaluates(self) -> Collection[torch.dtype]:
+        """The types that ONNX Runtime computes in."""
+        from optcc.backends.onnxruntime.lower.types import COMPUTED
+
+        return COMPUTED
+
+    def evaluate(
+        self, module: Module, root: Path, inputs: Mapping[str, npt.NDArray[Any]], threads: int
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """Lowered beside a link to the artifact's weights."""
+        from optcc.backends.onnxruntime.evaluate import evaluate
+
+        return evaluate(module, root, inputs, threads)
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The graph over paged pools."""

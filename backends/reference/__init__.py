@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from optcc.backends.protocol import Availability, Backend, KernelUse, StoredTens
 from optcc.runtime.executor import CallExecutor, Executor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
     from torch import fx
 
     from optcc.ir.module import Module
@@ -60,6 +62,26 @@ class Reference:
     def kernels(self, root: Path) -> Sequence[KernelUse]:
         """Torch's float32 product of everything, dequantized."""
         return []
+
+    def evaluates(self) -> Collection[torch.dtype]:
+        """Whatever can be stored, and numpy has."""
+        import torch
+
+        return frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.int8, torch.uint8})
+
+    def evaluate(
+        self, module: Module, root: Path, inputs: Mapping[str, npt.NDArray[Any]], threads: int
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """The interpreter over the artifact's weights."""
+        import torch
+
+        from optcc.backends.reference.weights import open_weights
+        from optcc.ir.interpret import interpret
+
+        copy = module.clone()
+        copy.weights = open_weights(root / "weights.safetensors")
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in interpret(copy, tensors).items()}
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""

@@ -6,7 +6,7 @@ import dataclasses
 import errno
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -35,6 +35,14 @@ GATE_FAILED = 1
     "--dump-ir", type=click.Path(path_type=Path), help="Write the graph after every pass into this directory."
 )
 @click.option("--diff", is_flag=True, help="Print what every pass changed to stderr.")
+@click.option(
+    "--prove",
+    type=click.Choice(["each", "stages", "end"]),
+    default="end",
+    show_default=True,
+    help="Hold every pass or stage, and every lowered operator, to what it promises on real tokens; "
+    "`end` checks the artifact alone.",
+)
 @click.option("--no-speed", is_flag=True, help="Don't measure tokens per second.")
 @common_options
 def command(
@@ -46,6 +54,7 @@ def command(
     cache: Path | None,
     dump_ir: Path | None,
     diff: bool,
+    prove: Literal["each", "stages", "end"],
     no_speed: bool,
     as_json: bool,
 ) -> int:
@@ -66,7 +75,7 @@ def command(
     _check_out(out.resolve())
     from optcc.compile import CompileOptions, compile_model
 
-    options = CompileOptions(dump_ir=dump_ir, diff=diff, speed=not no_speed)
+    options = CompileOptions(dump_ir=dump_ir, diff=diff, speed=not no_speed, prove=prove)
     options = _with_cache(options, no_cache, cache)
     with progress(quiet=as_json) as watch:
         result = compile_model(model, resolved, out, options, watch)

@@ -30,6 +30,8 @@ VERBS = {
     "passes": "List the passes, show one, or explain why one didn't apply.",
     "run": "Generate text with an artifact.",
     "check": "Measure an artifact against the original model.",
+    "blame": "Find the layers and weights that carry the loss.",
+    "bisect": "Find the pass that broke a model.",
     "bench": "Measure how fast an artifact is.",
     "inspect": "Show what an artifact holds and how it came about.",
     "verify": "Check every byte of an artifact against its hashes.",

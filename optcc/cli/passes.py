@@ -76,9 +76,10 @@ def show(name: str, as_json: bool) -> None:
         rows.append({**row, "does": told.get(option, "")})
     rules = [rule.name for rule in getattr(cls, "rules", ())]
     if as_json:
-        print_json({"id": cls.id, "doc": doc, "options": rows, "rules": rules})
+        print_json({"id": cls.id, "doc": doc, "contract": str(cls.contract), "options": rows, "rules": rules})
         return
     click.echo(f"{click.style(cls.id, bold=True)}\n\n{doc}\n")
+    click.echo(f"contract: {cls.contract}\n")
     if rules:
         click.echo("rules\n  " + "\n  ".join(rules) + "\n")
     click.echo("options" if rows else "options: none")

@@ -25,6 +25,9 @@ _SAYS = {
     "lower": "writing weights and graph",
     "check": "comparing with the original",
     "speed": "measuring tokens/s",
+    "prove": "running every lowered operator on the reference's inputs",
+    "blame": "putting parts of the original back",
+    "bisect": "asking modules between passes",
 }
 
 

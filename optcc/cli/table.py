@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optcc.cli.accuracy_table import print_accuracy
 from optcc.cli.common import human_bytes
 from optcc.cli.display import bytes_delta, human_seconds, new_table, number, section, spread, times
+from optcc.cli.proof_table import print_proof
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         section(console, "operators the configuration implies, and those found", _fusions(fusions))
         _reasons(console, fusions)
     section(console, "sizes", _sizes(report))
+    print_proof(console, report.get("proof", {}))
     if report["check"]:
         print_accuracy(console, report["check"])
         console.print()

@@ -54,6 +54,7 @@ def compile_model(
         module = job.passes(source, plan, backend)
         with ArtifactWriter(out, predicted_bytes=module.weight_bytes()) as writer:
             manifest, ledger = job.lower(backend, plan, module, source, writer)
+            job.prove(backend, module, writer.root)
             with job.open(writer.root, manifest, source) as pair:
                 checked = job.check(pair, plan)
                 speed = job.speed(pair)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ from optcc.artifact.digest import sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
-from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
+from optcc.compile.cache import Entry, PassCache, next_key, source_digest, start_key, versions
 from optcc.compile.calibrate import calibration, require_disjoint
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
@@ -29,6 +29,9 @@ from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
 from optcc.compile.progress import Progress
+from optcc.compile.proof import Prove, proof_data
+from optcc.compile.proof.lowered import prove_lowered
+from optcc.compile.proof.prove import proof_json
 from optcc.compile.report import Report
 from optcc.compile.spec import manifest_spec
 from optcc.compile.speed import measure_speed
@@ -58,12 +61,14 @@ class CompileOptions:
         dump_ir: directory for numbered dumps of the module after every pass.
         diff: print what every pass changed to stderr.
         speed: measure tokens per second before and after.
+        prove: hold every pass to its contract (`each`), every stage (`stages`), or only the artifact (`end`).
     """
 
     cache: Path | None = field(default_factory=default_cache)
     dump_ir: Path | None = None
     diff: bool = False
     speed: bool = True
+    prove: Literal["each", "stages", "end"] = "end"
 
 
 class Job:
@@ -83,6 +88,8 @@ class Job:
         self.original_bytes = 0
         self.intents: list[Intent] = []
         self.backend_notes: tuple[str, ...] = ()
+        self.prover: Prove | None = None
+        self.lowered: dict[str, Any] | None = None
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -137,26 +144,33 @@ class Job:
         self.stage("resolve")
         return resolve(model, self.load)
 
-    def passes(self, source: ModelSource, plan: Plan, backend: Backend) -> Module:
-        """Capture and run every pass, or take up where an earlier compile got to."""
-        steps = plan.pipeline.passes
+    def passes(self, source: ModelSource, plan: Plan, backend: Backend, until: int | None = None) -> Module:
+        """Capture and run every pass, or the first `until`, or take up where an earlier compile got to."""
+        steps = plan.pipeline.passes[:until]
         keys = self._keys(source, steps)
-        module, done = self._resume(keys, source)
+        prove = self.prover = self._prove(source, keys, plan)
+        module, done = self._resume(keys, source, prove)
         ctx = Context(backend.name, self.thread_count, base=self.recipe.base, progress=self.progress.step)
-        instruments = self._instruments()
+        instruments = self._instruments(prove)
         ready = plan.preflight_at
         for index in range(done, len(steps)):
             if index == ready:
                 self._preflight(module, backend, plan)
             self.stage(plan.stage_of(index))
-            if steps[index].calibrates and ctx.calibration is None:
-                require_disjoint(self.recipe)
-                ctx.calibration = calibration(
-                    source, self.load, module, self.recipe.calibrate, self.recipe.base
-                )
-            ctx.scratch = self.cache.scratch(keys[index + 1])
-            run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
-            self.intents = settle(self.intents, module)
+            known = self.cache.load(keys[index + 1]) if prove and not self._watched else None
+            if known is not None and prove:
+                module = self._take(known, steps[index], module, ctx, prove)
+            else:
+                if steps[index].calibrates and ctx.calibration is None:
+                    require_disjoint(self.recipe)
+                    ctx.calibration = calibration(
+                        source, self.load, module, self.recipe.calibrate, self.recipe.base
+                    )
+                ctx.scratch = self.cache.scratch(keys[index + 1])
+                run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
+                self.intents = settle(self.intents, module)
+            if prove and plan.ends_stage(index):
+                prove.settle(module)
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))
         if done <= ready == len(steps):
@@ -193,6 +207,12 @@ class Job:
             min_versions=dict(minimum),
         )
         return writer.seal(manifest), ledger
+
+    def prove(self, backend: Backend, module: Module, root: Path) -> None:
+        """Hold every operator of the artifact to the final program, where passes are proven."""
+        if self.prover is not None:
+            self.stage("prove")
+            self.lowered = prove_lowered(backend, module, root, self.prover.data, self.thread_count)
 
     def check(self, pair: Pair, plan: Plan) -> Checked | None:
         """Hold the artifact against the original; None when the recipe turns checking off."""
@@ -248,14 +268,15 @@ class Job:
                 "backend": list(self.backend_notes),
             },
             digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
+            proof=proof_json(self.prover, self.options.prove, self.record, self.lowered),
         )
 
     def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
         """Original and artifact, to be compared."""
         return open_pair(root, manifest, Subject(source, self.load), self.thread_count)
 
-    def _instruments(self) -> list[Instrument]:
-        instruments: list[Instrument] = [self.record, Check()]
+    def _instruments(self, prove: Prove | None) -> list[Instrument]:
+        instruments: list[Instrument] = [*([prove] if prove else []), self.record, Check()]
         if self.options.dump_ir:
             instruments.append(Dump(self.options.dump_ir))
         if self.options.diff:
@@ -282,22 +303,55 @@ class Job:
         files = [sha256_file(base / name) for name in options.data if (base / name).is_file()]
         return {**asdict(options), "files": files, "python": sys.version}
 
-    def _resume(self, keys: list[str], source: ModelSource) -> tuple[Module, int]:
-        """The module after the last pass that is in the cache, and how many passes that is; else a fresh capture."""
-        if not self.options.dump_ir and not self.options.diff:
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody wants to see every pass run."""
+        return bool(self.options.dump_ir or self.options.diff)
+
+    def _prove(self, source: ModelSource, keys: list[str], plan: Plan) -> Prove | None:
+        """The instrument that `--prove` asks for, with the data it runs on."""
+        every = self.options.prove
+        if every == "end":
+            return None
+        captured = self._captured(keys, source)
+        data = proof_data(source, self.load, captured, self.recipe.check, self.recipe.base)
+        return Prove(data, self.record, self.recipe.base, self.limits(plan), every)
+
+    def _take(self, known: Entry, step: Pass, module: Module, ctx: Context, prove: Prove) -> Module:
+        """A pass's result from the cache, proven all the same."""
+        prove.before(step, module, ctx)
+        self.record.add(known.records[-1])
+        self.intents = [Intent(**i) for i in known.facts["intents"]]
+        prove.after(step, known.module, ctx, known.records[-1].changed)
+        return known.module
+
+    def _captured(self, keys: list[str], source: ModelSource) -> Module:
+        """The module before any pass."""
+        known = self.cache.load(keys[0])
+        if known is not None:
+            self.original_bytes = int(known.facts["original_bytes"])
+            return known.module
+        self.stage("capture")
+        module = to_module(capture(source, self.load), self.cache.tensors)
+        self.original_bytes = module.weight_bytes()
+        self.cache.save(keys[0], module, [], self._facts())
+        return module
+
+    def _resume(self, keys: list[str], source: ModelSource, prove: Prove | None) -> tuple[Module, int]:
+        """The module after the last pass that is in the cache, and how many passes that is; else a fresh capture.
+
+        Passes that are to be proven count only if they were.
+        """
+        if not self._watched:
             for done in reversed(range(len(keys))):
                 entry = self.cache.load(keys[done]) if self.cache.has(keys[done]) else None
-                if entry is None:
+                if entry is None or (prove and not prove.has_proven(entry.records)):
                     continue
                 self.record.rows.extend(entry.records)
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
                 return entry.module, done
-        self.stage("capture")
-        module = to_module(capture(source, self.load), self.cache.tensors)
-        self.original_bytes = module.weight_bytes()
-        self.cache.save(keys[0], module, [], self._facts())
-        return module, 0
+        return self._captured(keys, source), 0
 
     def _preflight(self, module: Module, backend: Backend, plan: Plan) -> None:
         self.stage("preflight")

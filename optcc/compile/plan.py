@@ -48,6 +48,10 @@ class Plan:
             index -= len(passes)
         raise IndexError(index)
 
+    def ends_stage(self, index: int) -> bool:
+        """Whether the pass at this place is the last of its stage."""
+        return index + 1 == len(self.pipeline) or self.stage_of(index + 1) != self.stage_of(index)
+
     @property
     def preflight_at(self) -> int:
         """How many passes run before preflight: canonicalize, and what stands before the first that packs weights.

@@ -31,6 +31,7 @@ class Report:
         source_bytes: size of the model's weight files.
         host: machine facts.
         digests: of the model, of optcc's sources, of the artifact.
+        proof: what every pass was held to, and the lowered operators; docs/proof.md.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Report:
     source_bytes: int
     host: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    proof: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `report/report.json` and `--json`."""
@@ -72,4 +74,5 @@ class Report:
             "source_bytes": self.source_bytes,
             "host": dict(self.host),
             "digests": dict(self.digests),
+            "proof": dict(self.proof),
         }

@@ -18,6 +18,7 @@ from optcc.ir.module import Module
 from optcc.ir.pattern import Const, Either, Match, Op, Var, Weight, either, op
 from optcc.ir.rewrite import Replacement, Rule
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract, kl, tolerance
 from optcc.pm.discover import build_pass, load_pass, pass_ids
 from optcc.pm.passes import Pass, RewritePass
 from optcc.pm.pipeline import Fix, Pipeline
@@ -25,9 +26,11 @@ from optcc.pm.run import run_pipeline
 from optcc.pm.text import parse_pipeline
 
 __all__ = [
+    "EXACT",
     "Builder",
     "Const",
     "Context",
+    "Contract",
     "Either",
     "Fix",
     "Match",
@@ -42,9 +45,11 @@ __all__ = [
     "Weight",
     "build_pass",
     "either",
+    "kl",
     "load_pass",
     "op",
     "parse_pipeline",
     "pass_ids",
     "run_pipeline",
+    "tolerance",
 ]

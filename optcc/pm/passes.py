@@ -14,6 +14,7 @@ from typing import ClassVar
 from optcc.ir.module import Module
 from optcc.ir.rewrite import RewriteLog, Rule, apply_rules
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.options import show_options
 
 _ROOT = "optcc.passes."
@@ -32,6 +33,8 @@ class Pass:
     """Where a pass named `file.py:Class` was read from."""
     calibrates: ClassVar[bool] = False
     """Whether it reads `Context.calibration`."""
+    contract: ClassVar[Contract] = tolerance()
+    """What it promises about the values the model computes."""
 
     def __init_subclass__(cls) -> None:
         if not cls.__dict__.get("id"):
@@ -44,6 +47,14 @@ class Pass:
     def reads(self, base: Path) -> tuple[Path, ...]:
         """Files whose content the result depends on, besides the module; part of the cache key."""
         return ()
+
+    def promise(self, base: Path) -> Contract:
+        """The contract of this instance; a pass whose options decide it overrides this.
+
+        Args:
+            base: directory that paths in options are relative to.
+        """
+        return self.contract
 
     def __str__(self) -> str:
         return self.id + show_options(self)

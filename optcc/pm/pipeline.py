@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from optcc.ir.module import Module
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, joined
 from optcc.pm.passes import Pass
 
 
@@ -24,6 +26,10 @@ class Pipeline(Pass):
         for step in self.passes:
             changed |= step.run(module, ctx)
         return changed
+
+    def promise(self, base: Path) -> Contract:
+        """What its passes promise together."""
+        return joined([step.promise(base) for step in self.passes])
 
     def __str__(self) -> str:
         return ",".join(str(p) for p in self.passes)
@@ -58,6 +64,10 @@ class Fix(Pass):
                 return changed
             changed = True
         raise RuntimeError(f"`{self}` still changes the graph")
+
+    def promise(self, base: Path) -> Contract:
+        """What its passes promise together."""
+        return joined([step.promise(base) for step in self.passes])
 
     def __str__(self) -> str:
         return f"fix({self.times}){{{','.join(str(p) for p in self.passes)}}}"

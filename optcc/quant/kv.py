@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -19,6 +20,7 @@ from optcc.ir.formats import SCALES, find_format
 from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
 from optcc.ir.rounding import round_dynamic
+from optcc.pm.contract import Contract, kl
 from optcc.pm.passes import Pass
 
 KV_TYPES = ("int8", "e4m3")
@@ -53,6 +55,8 @@ class KvPass(Pass):
         scale: type of the scales, `float32` or `float16`.
     """
 
+    contract: ClassVar[Contract] = kl()
+
     type: str = "int8"
     scale: str = "float32"
 
@@ -64,6 +68,10 @@ class KvPass(Pass):
                     f"{self.id}: {option} {value!r} is none of {', '.join(known)}", hint=nearest(value, known)
                 )
         return KvFormat(self.type, self.scale)
+
+    def promise(self, base: Path) -> Contract:
+        """The limit of the type."""
+        return kl(KV_LIMITS[self.form().type]["kl"])
 
 
 @dataclass(frozen=True)

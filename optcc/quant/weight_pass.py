@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from optcc.errors import BadOption, nearest
 from optcc.ir.module import Module
+from optcc.pm.contract import Contract, kl
 from optcc.pm.passes import Pass
 from optcc.quant.select import PARTS, Selected, select_weights
 from optcc.recipe.schemes import Scheme, load_scheme
@@ -16,6 +18,14 @@ from optcc.recipe.schemes import Scheme, load_scheme
 @dataclass(frozen=True)
 class PackingPass(Pass):
     """A pass that stores weights in schemes, as preflight, the ledger and the limits know it before it has run."""
+
+    contract: ClassVar[Contract] = kl()
+
+    def promise(self, base: Path) -> Contract:
+        """The loosest limit of the schemes; none where one of them has none."""
+        limits = [scheme.limits.get("kl") for scheme in self.schemes(base).values()]
+        known = [limit for limit in limits if limit is not None]
+        return kl(max(known)) if known and len(known) == len(limits) else kl()
 
     def schemes(self, base: Path) -> dict[str, Scheme]:
         """The schemes a weight may be stored in, by the name the recipe gives. With several, the pass decides.

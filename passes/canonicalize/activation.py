@@ -13,6 +13,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Op, Pattern, Var, either, op
 from optcc.ir.rewrite import Rule, cleanups
 from optcc.passes.canonicalize._types import aten
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 _MUL, _ADD = "aten.mul.Tensor", "aten.add.Tensor"
@@ -97,6 +98,8 @@ class Activation(RewritePass):
 
     Before: identities are gone. After: these forms are `aten.gelu`, `aten.silu` and `aten.clamp`.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = cleanups(
         *_rules("gelu-tanh", _TANH, _gelu_tanh, _numbers(cubic=0.044715, root=math.sqrt(2.0 / math.pi))),

@@ -16,6 +16,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Op, Pattern, Var, Weight, either, op
 from optcc.ir.rewrite import Rule
 from optcc.passes.canonicalize._types import aten, dtype, rank
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 _STATISTICS = (either(None, Weight("gamma")), either(None, Weight("beta")), Weight("mean"), Weight("var"))
@@ -118,6 +119,8 @@ class BatchNorm(RewritePass):
     Before: convolutions are `aten.conv*d.default`, linears `aten.linear`. After: no batch norm with running statistics
     is left; folded weights keep their names where nothing else reads them.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *(Rule("conv-batch-norm", norm, _fold, _check_fold) for norm in _norms(_CONV)),

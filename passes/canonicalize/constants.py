@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +13,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.module import Module, has_effect
 from optcc.passes.canonicalize._types import aten, is_static, is_tensor, same_type, shape
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import Pass
 
 _LARGEST = 64 << 20
@@ -40,6 +42,8 @@ class Constants(Pass):
     Before: anything. After: no call below those limits has only weights for operands. Weights made here are
     called after the first weight they depend on and the operator.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Fold each maximal constant expression into one weight, then scalars into numbers."""

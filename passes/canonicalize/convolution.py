@@ -11,6 +11,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Var, op
 from optcc.ir.rewrite import Rule
 from optcc.passes.canonicalize._types import aten, rank, shape
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import RewritePass
 
 _NUMBERED = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
@@ -66,6 +67,8 @@ class Convolution(RewritePass):
     Before: anything. After: every convolution that is neither transposed nor padded on one side more than on the other
     is `aten.conv*d.default`; values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from optcc.ir.module import Module
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 
@@ -15,6 +17,8 @@ class DeadCode(Pass):
 
     Before: anything. After: every node reaches a result or changes an input; every weight is read.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """One backward walk over every graph."""

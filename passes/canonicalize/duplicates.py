@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -11,6 +12,7 @@ from optcc.ir.module import Module, has_effect
 from optcc.ir.text import show_arg, target_name
 from optcc.passes.canonicalize._types import aten, expression
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 
@@ -23,6 +25,8 @@ class Duplicates(Pass):
 
     Before: anything. After: no two such calls are equal; values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """One forward walk over every graph; operands are already unique when a call is looked up."""

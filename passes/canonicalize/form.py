@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from optcc.ir.module import Module
 from optcc.ir.opset import CANONICAL
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 
@@ -20,6 +22,8 @@ class Form(Pass):
     Raises:
         IRCheckFailed: an operator that should have been rewritten is left, with its source line.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Check the operator set and set the attribute."""

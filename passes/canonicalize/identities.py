@@ -15,6 +15,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Var, op
 from optcc.ir.rewrite import Rule, cleanups
 from optcc.passes.canonicalize._types import aten, dtype, is_tensor, names, reaches_output, same_type
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import RewritePass
 
 # These return their input whenever the result has the input's type.
@@ -89,6 +90,8 @@ class Identities(RewritePass):
 
     Before: anything. After: none of these is left; values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     rules: ClassVar[tuple[Rule, ...]] = cleanups(
         Rule("same-type", op(names(_KEEPERS), Var("x"), ...), _input, _keeps_type),

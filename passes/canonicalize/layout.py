@@ -24,6 +24,7 @@ from optcc.passes.canonicalize._types import (
     sizes_of,
     symbolic_count,
 )
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 _RESHAPE, _TRANSPOSE, _PERMUTE = "aten.reshape.default", "aten.transpose.int", "aten.permute.default"
@@ -187,6 +188,8 @@ class Layout(RewritePass):
     other, and none stands before such an operator. Values are bit-identical except that a linear may see its
     rows in another shape.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = cleanups(
         _undo("reshape-nothing", op(_RESHAPE, _X, ...)),

@@ -22,6 +22,7 @@ from optcc.passes.canonicalize._types import (
     same_type,
     shape,
 )
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 _OPS = torch.ops.optcc
@@ -157,6 +158,8 @@ class Norm(RewritePass):
     Before: constants are folded (Gemma's `1 + w` is one weight), identities gone. After: no such expression
     and no `aten.rms_norm` over the last dimension is left.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("rms-norm", op(_MUL, _CAST_CORE, _W), _weighted, _check_weighted),

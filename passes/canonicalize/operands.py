@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -12,6 +12,7 @@ from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
 from optcc.passes.canonicalize._types import aten, is_static, is_tensor, rank, shape
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 # Options that steer training or a kernel and never the result.
@@ -35,6 +36,8 @@ class Operands(Pass):
 
     Before: anything. After: equal calls have equal text. Types and values don't change.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """One walk; operands are changed in place."""

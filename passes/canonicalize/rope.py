@@ -14,6 +14,7 @@ from optcc.ir.rewrite import Rule, cleanups
 from optcc.ir.text import target_name
 from optcc.passes.canonicalize._rope import layout_of, rotate
 from optcc.passes.canonicalize._types import aten, expression, is_last, is_tensor, rank, same_dims, shape
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 _MUL, _ADD, _SUB, _CAT, _SLICE = (
@@ -218,6 +219,8 @@ class Rope(RewritePass):
     Before: reshape is the only spelling of views, dims count from the front. After: no such expression is
     left.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *_sinks(),

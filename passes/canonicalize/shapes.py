@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -12,6 +12,7 @@ from optcc.ir.module import Module
 from optcc.ir.types import show_type
 from optcc.passes.canonicalize._types import aten, expression, is_static, shape
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 
@@ -25,6 +26,8 @@ class Shapes(Pass):
     Before: reshape is the only spelling of views. After: no operand is a size that is known; dead size
     arithmetic is erased. Types and values don't change.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """One walk; operands are changed in place, and put back if inference would give another type."""

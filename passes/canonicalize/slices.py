@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import fx
 
@@ -12,6 +13,7 @@ from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
 from optcc.passes.canonicalize._types import aten, is_static, rank, shape
 from optcc.pm.context import Context
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import Pass
 
 
@@ -25,6 +27,8 @@ class Slices(Pass):
     Before: slices end where the tensor ends; rotations are recognized (their halves are slices too). After:
     no such set is left. Values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     def run(self, module: Module, ctx: Context) -> bool:
         """Look at the slices of every node, by dimension."""

@@ -23,6 +23,7 @@ from optcc.passes.canonicalize._types import (
     sizes_of,
     symbolic_count,
 )
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 
@@ -129,6 +130,8 @@ class Spelling(RewritePass):
     Before: anything. After: those synonyms are gone; squeezes and unsqueezes stay where several sizes are
     symbolic.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = cleanups(
         Rule("cast", op(_CASTS, Var("x"), ...), _cast),

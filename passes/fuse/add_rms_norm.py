@@ -13,6 +13,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Var, Weight, op
 from optcc.ir.rewrite import Rule
 from optcc.passes.canonicalize._types import is_tensor, same_type
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import RewritePass
 
 
@@ -44,6 +45,8 @@ class AddRmsNorm(RewritePass):
     normalize before they add (OLMo2, the post-norms of Gemma), only the norms that directly follow an
     addition are fused. Values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -12,6 +12,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Op, Var, Weight, either, op
 from optcc.ir.rewrite import Rule
 from optcc.passes.canonicalize._types import dtype
+from optcc.pm.contract import EXACT, Contract
 from optcc.pm.passes import RewritePass
 
 _OPS = torch.ops.optcc
@@ -97,6 +98,8 @@ class DequantLinear(RewritePass):
     Before: canonical, with explicit dequantize. After: no linear or embedding reads a dequantized stored
     tensor. Values are bit-identical.
     """
+
+    contract: ClassVar[Contract] = EXACT
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

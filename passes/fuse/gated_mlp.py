@@ -13,6 +13,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.pattern import Const, Match, Op, Pattern, Var, op
 from optcc.ir.rewrite import Rule
 from optcc.passes.fuse._siblings import LINEARS, merge, why_not_together
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import RewritePass
 
 # kind -> the activation's pattern around its operand
@@ -90,6 +91,8 @@ class GatedMlp(RewritePass):
     gated layer; its weight is called like `…mlp.gate_up_proj.weight`. Values are equal up to the order of
     summation of the linear.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         rule for kind, act in _KINDS.items() for rule in _rules(kind, act)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -14,6 +15,7 @@ from optcc.ir.rewrite import NearMiss
 from optcc.ir.text import target_name
 from optcc.passes.fuse._siblings import LINEARS, merge, why_not_together
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import Pass
 
 _ATTENTIONS = {
@@ -49,6 +51,8 @@ class Qkv(Pass):
     one `split_with_sizes` per attention; the stacked weight is called like `…self_attn.qkv_proj.weight`.
     Values are equal up to the order of summation of the linear.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     def run(self, module: Module, ctx: Context) -> bool:
         """One attention after another; only one layer's weights are in memory at a time."""

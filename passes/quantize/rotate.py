@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -11,6 +12,7 @@ from optcc.errors import BadOption, PreconditionFailed
 from optcc.ir.builder import Builder
 from optcc.ir.module import Module, source_of
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import Pass
 from optcc.quant.orthogonal import KINDS, draw_rotation
 from optcc.quant.residual import LAYER_NORM, Reader, Residual, find_residual
@@ -44,6 +46,8 @@ class Rotate(Pass):
             (Gemma 2 and 3, OLMo 2); says what and where.
         BadOption: no such kind, or no Hadamard matrix of order D.
     """
+
+    contract: ClassVar[Contract] = tolerance(5e-3)
 
     seed: int = 0
     kind: str = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -13,6 +14,7 @@ from optcc.ir.builder import Builder
 from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
 from optcc.pm.context import Context
+from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import Pass
 from optcc.quant.kv import KvFormat, PackedValue, packed_kv
 
@@ -31,6 +33,8 @@ class PagedKv(Pass):
     Options:
         block-size: tokens per block (K), a power of two from 1 to 256.
     """
+
+    contract: ClassVar[Contract] = tolerance()
 
     block_size: int = 16
 

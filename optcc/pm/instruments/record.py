@@ -28,6 +28,7 @@ class PassRecord:
         notes: remarks of the pass.
         tables: measurements of the pass: name to rows.
         cached: taken from the cache instead of being run.
+        proof: what it was held to, and what was measured; None when it wasn't proven.
     """
 
     step: str
@@ -41,6 +42,7 @@ class PassRecord:
     notes: list[str] = field(default_factory=list)
     tables: dict[str, list[dict[str, Json]]] = field(default_factory=dict)
     cached: bool = False
+    proof: dict[str, Json] | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Plain data."""

@@ -1,0 +1,310 @@
+"""A change of the recipe that keeps the weights that cost most in a better scheme."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from torch import Tensor
+
+from optcc.compile.blame.hybrid import Effect, Hybrid
+from optcc.compile.blame.search import Carrier
+from optcc.compile.blame.tensors import Packed, Putter
+from optcc.errors import NothingToBlame
+from optcc.ir.formats import find_format
+from optcc.ir.module import Module
+from optcc.pm.passes import Pass
+from optcc.quant.rounding import round_to_nearest, unpacked
+from optcc.quant.weight_pass import PackingPass, WeightPass
+from optcc.recipe import Recipe
+from optcc.recipe.schema import STAGES
+from optcc.recipe.schemes import Scheme, load_scheme
+
+FLOAT = "float"
+"""Leaves a weight as it is."""
+_TRIES = 4
+_MARGIN = 1.05
+_STANDS_OUT = 8.0
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """One weight in a better scheme.
+
+    Attributes:
+        item: the weight.
+        place: of the pass that packs it, within the stage `quantize`.
+        scheme: the better one's name, or FLOAT.
+        bytes: what it takes more.
+        gain: nats per row that putting it back recovers: measured, or its share of a measured group.
+    """
+
+    item: Packed
+    place: int
+    scheme: str
+    bytes: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A recipe that recovers most of the loss.
+
+    Attributes:
+        upgrades: weights and what they are kept in.
+        dropped: places of passes to leave out, by their text.
+        bytes: more than the recipe it changes.
+        effect: measured with the weights as the patch stores them; None where nothing can be measured before a compile.
+        text: the YAML.
+    """
+
+    upgrades: tuple[Upgrade, ...]
+    dropped: tuple[str, ...]
+    bytes: int
+    effect: Effect | None
+    text: str = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "weights": {u.item.name: u.scheme for u in self.upgrades},
+            "dropped": list(self.dropped),
+            "bytes": self.bytes,
+            "effect": self.effect.to_json() if self.effect else None,
+            "recipe": self.text,
+        }
+
+
+def choose(
+    hybrid: Hybrid,
+    putter: Putter,
+    carriers: Sequence[Carrier],
+    errors: Sequence[float],
+    steps: Sequence[Pass],
+    canonical: Module,
+    base: Path,
+    target: float,
+) -> tuple[list[Upgrade], Effect | None]:
+    """The weights whose better schemes recover `target` of the loss for the fewest bytes, and what that recovers.
+
+    Gains are those measured; within a group they are shared out by what segments and weights do wrong by themselves.
+    The choice is measured as a whole with the weights as they would be stored, and enlarged until it is enough.
+
+    Args:
+        steps: of the stage `quantize`.
+        canonical: the module before the first of them that packs weights.
+    """
+    offers = _offers(putter, carriers, errors, steps, canonical, base)
+    offers.sort(key=lambda u: u.gain / max(u.bytes, 1), reverse=True)
+    loss = float(hybrid.rows.mean())
+
+    def measured(chosen: Sequence[Upgrade]) -> Effect:
+        return hybrid.probe(put=putter.weights([u.item for u in chosen], _stored_as(chosen, base)))
+
+    few = _standing_out(offers)
+    effect = measured(few) if few else None
+    if effect is not None and effect.share >= target:
+        return few, effect
+    chosen, whole = _reach(offers, target * loss, loss, target, measured)
+    if whole is None or whole.share >= target:
+        return chosen, whole
+    # Weights alone don't reach the target: the fewest that recover most of what they can.
+    if effect is not None and effect.share >= target * whole.share:
+        return few, effect
+    return _reach(offers, target * whole.share * loss, loss, target * whole.share, measured)
+
+
+def _reach(
+    offers: Sequence[Upgrade],
+    wanted: float,
+    loss: float,
+    target: float,
+    measured: Callable[[Sequence[Upgrade]], Effect],
+) -> tuple[list[Upgrade], Effect | None]:
+    """Offers in turn until what they recover together, measured, is the target; or all of them."""
+    chosen: list[Upgrade] = []
+    effect = None
+    for _ in range(_TRIES):
+        chosen = _enough(offers, wanted * _MARGIN)
+        if not chosen:
+            return [], None
+        effect = measured(chosen)
+        if effect.share >= target or len(chosen) == sum(u.gain > 0 for u in offers):
+            break
+        # Sums are a model; ask for as much more as it promised too much.
+        promised = sum(u.gain for u in chosen)
+        wanted = max(wanted, promised) * min(3.0, target / max(effect.share, 0.1))
+    return chosen, effect
+
+
+def _standing_out(offers: Sequence[Upgrade]) -> list[Upgrade]:
+    """Those that recover many times what a middling one does."""
+    gains = sorted(u.gain for u in offers)
+    return [u for u in offers if u.gain > _STANDS_OUT * max(gains[len(gains) // 2], 0.0) and u.gain > 0]
+
+
+def _enough(offers: Sequence[Upgrade], wanted: float) -> list[Upgrade]:
+    chosen: list[Upgrade] = []
+    for offer in offers:
+        if sum(u.gain for u in chosen) >= wanted:
+            break
+        if offer.gain > 0:
+            chosen.append(offer)
+    return chosen
+
+
+def _offers(
+    putter: Putter,
+    carriers: Sequence[Carrier],
+    errors: Sequence[float],
+    steps: Sequence[Pass],
+    canonical: Module,
+    base: Path,
+) -> list[Upgrade]:
+    measured = {c.tensor.name: c.effect.recovered.value for c in carriers if c.tensor is not None}
+    gains: dict[str, float] = {}
+    for group in carriers:
+        if group.kind not in ("part", "parts"):
+            continue
+        items = [p for p in putter.packed if set(p.segments) & set(group.segments)]
+        own = {i.name: putter.error(i) * sum(errors[n] for n in i.segments) for i in items}
+        rest = group.effect.recovered.value - sum(measured.get(i.name, 0.0) for i in items)
+        total = sum(v for name, v in own.items() if name not in measured) or 1.0
+        for name, value in own.items():
+            gains[name] = max(gains.get(name, 0.0), max(rest, 0.0) * value / total)
+    gains |= measured
+    places = _places(steps, canonical, base)
+    offers = []
+    for item in putter.packed:
+        if item.name not in places or item.name not in gains:
+            continue
+        place, scheme, shape = places[item.name]
+        better = _better(scheme, shape[1])
+        now = sum(scheme.weight.bytes(*shape))
+        then = (
+            4 * shape[0] * shape[1]
+            if better == FLOAT
+            else sum(load_scheme(better, base).weight.bytes(*shape))
+        )
+        offers.append(Upgrade(item, place, better, then - now, gains[item.name]))
+    return offers
+
+
+def _places(
+    steps: Sequence[Pass], canonical: Module, base: Path
+) -> dict[str, tuple[int, Scheme, tuple[int, int]]]:
+    """By weight: which pass packs it, in which scheme, and its shape."""
+    found: dict[str, tuple[int, Scheme, tuple[int, int]]] = {}
+    for place, step in enumerate(steps):
+        if isinstance(step, PackingPass):
+            scheme = next(iter(step.schemes(base).values()))
+            for selected in step.select(canonical, base, tuple(found)):
+                found.setdefault(selected.name, (place, scheme, selected.shape))
+    return found
+
+
+def _better(scheme: Scheme, width: int) -> str:
+    """The 8-bit scheme that is most like a coarser one; an 8-bit weight stays in floating point."""
+    if find_format(scheme.weight.type).bits >= 8:
+        return FLOAT
+    group = scheme.weight.group if scheme.weight.group in (32, 64) and width % scheme.weight.group == 0 else 0
+    rounds = scheme.activation is not None and not scheme.activation.static
+    if group:
+        return f"int8-g{group}-a8" if rounds else "int8-g64" if width % 64 == 0 else "int8-channel"
+    return "int8-channel-a8" if rounds else "int8-channel"
+
+
+def _stored_as(chosen: Sequence[Upgrade], base: Path) -> Any:
+    by_name = {u.item.name: u.scheme for u in chosen}
+
+    def value(item: Packed, weight: Tensor) -> Tensor:
+        scheme = by_name[item.name]
+        if scheme == FLOAT:
+            return weight
+        form = load_scheme(scheme, base).weight
+        return unpacked(round_to_nearest(weight, form), form)
+
+    return value
+
+
+def write_patch(
+    recipe: Recipe, extends: str | None, upgrades: Sequence[Upgrade], dropped: Sequence[int], note: str
+) -> str:
+    """The YAML of a recipe with the upgrades.
+
+    Args:
+        recipe: what is changed.
+        extends: its name or file; None writes everything out.
+        upgrades: weights to keep in other schemes.
+        dropped: passes to leave out, as places in the whole list of the recipe's passes.
+        note: the description.
+    """
+    data = recipe.to_json()
+    stages: dict[str, list[Any]] = {
+        stage: [_located(entry, recipe.base) for entry in data["passes"][stage]] for stage in STAGES
+    }
+    before = {stage: list(entries) for stage, entries in stages.items()}
+    index = 0
+    gone: dict[str, list[int]] = {}
+    for stage in STAGES:
+        for place in range(len(stages[stage])):
+            if index in dropped:
+                gone.setdefault(stage, []).append(place)
+            index += 1
+    quantize = stages["quantize"]
+    for place in sorted({u.place for u in upgrades}):
+        names = [u.item.name for u in upgrades if u.place == place]
+        ref, options = _entry(quantize[place])
+        quantize[place] = {ref: {**options, "skip": [*options.get("skip", []), *names]}}
+    for stage, places in gone.items():
+        stages[stage] = [entry for place, entry in enumerate(stages[stage]) if place not in places]
+    for scheme in dict.fromkeys(u.scheme for u in upgrades if u.scheme != FLOAT):
+        names = [u.item.name for u in upgrades if u.scheme == scheme]
+        stages["quantize"].append({"quantize.linear": {"scheme": scheme, "only": names}})
+    changed = {s for s in STAGES if stages[s] != before[s]}
+    name = f"{recipe.name}-patched"
+    if extends is None:
+        document = {**data, "name": name, "description": note, "passes": stages}
+    else:
+        passes = {s: stages[s] for s in STAGES if s in changed}
+        document = {"version": 1, "name": name, "description": note, "extends": extends, "passes": passes}
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.width = 110
+    out = io.StringIO()
+    yaml.dump(document, out)
+    return out.getvalue()
+
+
+def _located(entry: str | Mapping[str, Any], base: Path) -> str | dict[str, Any]:
+    """An entry that names its files from the root, so that the patch may be written anywhere."""
+
+    def whole(value: Any) -> Any:
+        relative = isinstance(value, str) and value.startswith(("./", "../"))
+        return os.path.normpath(base / value) if relative else value
+
+    if isinstance(entry, str):
+        return str(whole(entry))
+    ref, options = next(iter(entry.items()))
+    return {str(whole(ref)): {name: whole(value) for name, value in options.items()}}
+
+
+def _entry(entry: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(entry, str):
+        return entry, {}
+    ref, options = next(iter(entry.items()))
+    return ref, dict(options)
+
+
+def check_patchable(steps: Sequence[Pass], upgrades: Sequence[Upgrade]) -> None:
+    """Raise NothingToBlame unless every pass that packs one of the weights can leave weights alone."""
+    for upgrade in upgrades:
+        step = steps[upgrade.place]
+        if not isinstance(step, WeightPass) and not hasattr(step, "skip"):
+            raise NothingToBlame(f"{step.id} has no option `skip`, so no weight can be kept out of it")
