@@ -31,6 +31,7 @@ VERBS = {
     "run": "Generate text with an artifact.",
     "check": "Measure an artifact against the original model.",
     "bench": "Measure how fast an artifact is.",
+    "report": "Write an artifact's report as HTML, Markdown, JUnit XML or JSON.",
     "inspect": "Show what an artifact holds and how it came about.",
     "verify": "Check every byte of an artifact against its hashes.",
     "cache": "Show what the cache holds, or empty it.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from optcc.artifact import ArtifactWriter
 from optcc.compile.job import CompileOptions, Job
 from optcc.compile.progress import Progress, Silent
-from optcc.compile.report import Report
+from optcc.compile.report import Report, report_page
 from optcc.recipe import Recipe
 
 
@@ -59,5 +59,6 @@ def compile_model(
                 speed = job.speed(pair)
             report = job.report(module, backend, ledger, checked, speed, source, manifest)
             writer.write_report("report.json", report.to_json())
+            writer.write_report("report.html", report_page(report, manifest))
             writer.commit(manifest)
     return CompileResult(out, report)

@@ -29,7 +29,7 @@ from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
 from optcc.compile.progress import Progress
-from optcc.compile.report import Report
+from optcc.compile.report import Command, Report
 from optcc.compile.spec import manifest_spec
 from optcc.compile.speed import measure_speed
 from optcc.errors import BackendUnavailable
@@ -58,12 +58,14 @@ class CompileOptions:
         dump_ir: directory for numbered dumps of the module after every pass.
         diff: print what every pass changed to stderr.
         speed: measure tokens per second before and after.
+        command: what was asked for, for the report.
     """
 
     cache: Path | None = field(default_factory=default_cache)
     dump_ir: Path | None = None
     diff: bool = False
     speed: bool = True
+    command: Command | None = None
 
 
 class Job:
@@ -241,6 +243,8 @@ class Job:
             source_bytes=sum(p.stat().st_size for p in source.files),
             host={**host_facts(), "threads": self.thread_count, "versions": versions()},
             digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
+            date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            command=self.options.command,
         )
 
     def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
