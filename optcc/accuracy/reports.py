@@ -154,12 +154,16 @@ class ComparisonReport:
 
 @dataclass(frozen=True)
 class FunctionReport:
-    """Two functions compared: output name -> cosine, cosine_min, max_abs, sqnr (and top1 of class scores)."""
+    """Two functions compared: output name -> cosine, cosine_min, max_abs, sqnr (and top1 of class scores).
+
+    `inputs_digest` is of the arguments, where it is known.
+    """
 
     outputs: Mapping[str, Mapping[str, Estimate]]
     inputs: int
     original_seconds: float
     artifact_seconds: float
+    inputs_digest: str = ""
 
     def measurements(self) -> dict[str, dict[str, Estimate]]:
         """What `gates.judge` takes: output -> metric -> estimate."""
@@ -173,6 +177,7 @@ class FunctionReport:
                 for name, metrics in self.outputs.items()
             },
             "inputs": self.inputs,
+            "inputs_digest": self.inputs_digest,
             "original_seconds": self.original_seconds,
             "artifact_seconds": self.artifact_seconds,
         }

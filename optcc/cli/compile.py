@@ -66,7 +66,7 @@ def command(
     from optcc.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides)
-    _check_out(out.resolve())
+    check_out(out.resolve())
     from optcc.compile import Command, CompileOptions, compile_model
 
     rest = [word for value in overrides for word in ("--set", value)]
@@ -83,7 +83,7 @@ def command(
     return 0 if result.ok else GATE_FAILED
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Refuse before any work what the writer would refuse after it.
 
     Raises:

@@ -33,6 +33,7 @@ VERBS = {
     "bench": "Measure how fast an artifact is.",
     "report": "Write an artifact's report as HTML, Markdown, JUnit XML or JSON.",
     "inspect": "Show what an artifact holds and how it came about.",
+    "rebuild": "Compile what an artifact was made from again, and compare every byte.",
     "verify": "Check every byte of an artifact against its hashes.",
     "cache": "Show what the cache holds, or empty it.",
     "export": "Write an artifact as a checkpoint that other tools load.",

@@ -15,7 +15,7 @@ import torch
 
 from optcc import __version__
 from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
-from optcc.artifact.digest import sha256_file
+from optcc.artifact.digest import sealed, sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
@@ -25,6 +25,7 @@ from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
+from optcc.compile.lock import data_digests, inputs, make_lock, surroundings
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
@@ -59,6 +60,8 @@ class CompileOptions:
         diff: print what every pass changed to stderr.
         speed: measure tokens per second before and after.
         command: what was asked for, for the report.
+        model_name: what the manifest calls the model; None takes its own name.
+        threads: instead of the recipe's; 0 leaves it to the recipe.
     """
 
     cache: Path | None = field(default_factory=default_cache)
@@ -66,6 +69,8 @@ class CompileOptions:
     diff: bool = False
     speed: bool = True
     command: Command | None = None
+    model_name: str | None = None
+    threads: int = 0
 
 
 class Job:
@@ -77,13 +82,14 @@ class Job:
         self.record = Record(self.memory)
         self.cache = PassCache(options.cache)
         self.load = LoadOptions(**asdict(recipe.model) | {"pooling": recipe.model.pooling or "none"})
-        self.thread_count = recipe.target.threads or physical_cores()
+        self.thread_count = self.options.threads or recipe.target.threads or physical_cores()
         self.began = self.clock = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.current = ""
         self.anonymous = 0
         self.original_bytes = 0
         self.intents: list[Intent] = []
+        self.learned: dict[str, Any] | None = None
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -135,7 +141,8 @@ class Job:
     def resolve(self, model: str) -> ModelSource:
         """The model's files, checked and hashed."""
         self.stage("resolve")
-        return resolve(model, self.load)
+        source = resolve(model, self.load)
+        return dataclasses.replace(source, name=self.options.model_name or source.name)
 
     def passes(self, source: ModelSource, plan: Plan, backend: Backend) -> Module:
         """Capture and run every pass, or take up where an earlier compile got to."""
@@ -154,6 +161,7 @@ class Job:
                 ctx.calibration = calibration(
                     source, self.load, module, self.recipe.calibrate, self.recipe.base
                 )
+                self.learned = {"digest": ctx.calibration.digest, "tokens": ctx.calibration.tokens}
             ctx.scratch = self.cache.scratch(keys[index + 1])
             run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
             self.intents = settle(self.intents, module)
@@ -247,6 +255,19 @@ class Job:
             command=self.options.command,
         )
 
+    def lock(
+        self,
+        reference: str,
+        source: ModelSource,
+        backend: Backend,
+        plan: Plan,
+        manifest: Manifest,
+        checked: Checked | None,
+    ) -> bytes:
+        """Everything that the artifact's bytes depend on, sealed."""
+        given = inputs(source, reference, self.recipe, plan, self.thread_count)
+        return sealed(make_lock(manifest, given, surroundings(backend), data_digests(checked, self.learned)))
+
     def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
         """Original and artifact, to be compared."""
         return open_pair(root, manifest, Subject(source, self.load), self.thread_count)
@@ -289,6 +310,7 @@ class Job:
                 self.record.rows.extend(entry.records)
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
+                self.learned = entry.facts["learned"]
                 return entry.module, done
         self.stage("capture")
         module = to_module(capture(source, self.load), self.cache.tensors)
@@ -305,4 +327,5 @@ class Job:
         return {
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
+            "learned": self.learned,
         }
