@@ -41,6 +41,7 @@ PARTS: dict[str, frozenset[str]] = {
     "export": frozenset({"ir", "recipe", "artifact", "frontend", "backends"}),
     "report": frozenset({"artifact"}),
     "accuracy": frozenset({"ir", "frontend", "artifact", "runtime"}),
+    "diff": frozenset({"ir", "artifact", "accuracy", "backends", "export", "report"}),
     "backends": frozenset({"ir", "pm", "recipe", "quant", "passes", "artifact", "runtime"}),
     "recipes": frozenset(),
 }

@@ -32,6 +32,7 @@ VERBS = {
     "check": "Measure an artifact against the original model.",
     "bench": "Measure how fast an artifact is.",
     "report": "Write an artifact's report as HTML, Markdown, JUnit XML or JSON.",
+    "diff": "Show what differs between two artifacts.",
     "inspect": "Show what an artifact holds and how it came about.",
     "rebuild": "Compile what an artifact was made from again, and compare every byte.",
     "verify": "Check every byte of an artifact against its hashes.",

@@ -90,9 +90,7 @@ def test_what_differs_is_said_before_anything_is_computed(cli: Cli, spot: Path) 
     found = {d["field"]: (d["was"], d["now"]) for d in told.data["before"]}
     assert set(found) == {"packages.torch", "machine.cpu", "recipe.files.shift.py"}
     assert found["packages.torch"][0] == "1.0"
-    assert (
-        "packages.torch was 1.0, is" in cli("rebuild", spot / "artifact", "--dry-run", "--base", spot).out
-    )
+    assert "packages.torch was 1.0, is" in cli("rebuild", spot / "artifact", "--dry-run", "--base", spot).out
 
 
 def test_another_model_is_refused_by_the_name_of_its_file(cli: Cli, spot: Path) -> None:
@@ -100,9 +98,7 @@ def test_another_model_is_refused_by_the_name_of_its_file(cli: Cli, spot: Path) 
     data = np.fromfile(file, np.uint8)
     data[-1] ^= 1
     data.tofile(file)
-    told = cli(
-        "rebuild", spot / "artifact", spot / "talker", "-o", spot / "again", "--base", spot, "--json"
-    )
+    told = cli("rebuild", spot / "artifact", spot / "talker", "-o", spot / "again", "--base", spot, "--json")
     assert (told.code, told.error["code"]) == (2, "E603")
     assert "model.files.model.safetensors was" in told.error["what"]
     assert not (spot / "again").exists()
