@@ -1,4 +1,5 @@
-"""Write the generated pages of docs/: troubleshooting.md from the error classes, passes.md from the passes.
+"""Write the generated pages of docs/: troubleshooting.md from the error classes, passes.md from the passes,
+report.schema.json from the types of reports.
 
 `python -m tools.gen_docs` writes them; with `--check` it writes nothing and exits 1 if one is out of date.
 """
@@ -17,6 +18,7 @@ from optcc.cli.explain import page
 from optcc.errors import all_errors
 from optcc.pm.discover import load_pass, passes_root
 from optcc.pm.options import option_names, option_type, show_value
+from tools.report_schema import report_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by `make docs`; edit {source} instead. -->"
@@ -97,7 +99,11 @@ def _options(cls: type, described: str) -> Iterator[str]:
         yield f"| `{name}` | `{shown}` | {default} | {text} |"
 
 
-PAGES = {"docs/troubleshooting.md": troubleshooting, "docs/passes.md": passes}
+PAGES = {
+    "docs/troubleshooting.md": troubleshooting,
+    "docs/passes.md": passes,
+    "docs/report.schema.json": report_schema,
+}
 
 
 def stale(root: Path = ROOT) -> list[str]:

@@ -16,7 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Anyone may import these; they import only each other.
 BASE = frozenset(
-    {"optcc", "optcc.cache", "optcc.error", "optcc.errors", "optcc.files", "optcc.host", "optcc.memory"}
+    {
+        "optcc",
+        "optcc.cache",
+        "optcc.error",
+        "optcc.errors",
+        "optcc.files",
+        "optcc.host",
+        "optcc.memory",
+        "optcc.numbers",
+    }
 )
 
 # Part -> the parts it may import besides itself and the base. `compile` may import all but `cli`.
@@ -30,7 +39,9 @@ PARTS: dict[str, frozenset[str]] = {
     "runtime": frozenset({"artifact"}),
     "frontend": frozenset({"ir"}),
     "export": frozenset({"ir", "recipe", "artifact", "frontend", "backends"}),
+    "report": frozenset({"artifact"}),
     "accuracy": frozenset({"ir", "frontend", "artifact", "runtime"}),
+    "diff": frozenset({"ir", "artifact", "accuracy", "backends", "export", "report"}),
     "backends": frozenset({"ir", "pm", "recipe", "quant", "passes", "artifact", "runtime"}),
     "recipes": frozenset(),
 }
@@ -51,7 +62,7 @@ VENDORS: dict[str, tuple[str, ...]] = {
 }
 
 # `optcc run` and `optcc --help` load these: no torch, and at module level nothing from outside the zone.
-TORCH_FREE_PARTS = ("cli", "recipe", "artifact", "runtime", "recipes")
+TORCH_FREE_PARTS = ("cli", "recipe", "artifact", "runtime", "recipes", "report")
 # Besides these, `optcc.backends` and its direct members: a probe must not load what it looks for.
 TORCH_FREE_MODULES = frozenset(
     {

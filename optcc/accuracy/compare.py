@@ -29,6 +29,7 @@ from optcc.accuracy.metrics import (
     matching_prefix,
     sum_rows,
 )
+from optcc.accuracy.positions import by_position
 from optcc.accuracy.reports import ComparisonReport, GreedyReport, TextComparison, WindowSummary
 
 # ids i64[S] -> chunks f32[rows, V] whose rows are positions 0..S-1 in order.
@@ -154,6 +155,7 @@ def _summary(name: str, digest: str, tokens: int, texts: Sequence[Sequence[RowMe
             WindowSummary(s.rows, s.kl / s.rows, (s.nll_artifact - s.nll_original) / s.rows, s.agree / s.rows)
             for s in (sum_rows(window) for text in texts for window in text)
         ),
+        positions=by_position([[window.kl for window in text] for text in texts]),
     )
 
 

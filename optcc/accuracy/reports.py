@@ -28,6 +28,19 @@ class WindowSummary:
 
 
 @dataclass(frozen=True)
+class PositionSummary:
+    """Mean KL, in nats, of the rows at positions `first` to `last` of their windows, counted from 0, both included."""
+
+    first: int
+    last: int
+    kl: Estimate
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {"first": self.first, "last": self.last, "kl": self.kl.to_json()}
+
+
+@dataclass(frozen=True)
 class TextComparison:
     """Original against artifact on one text (or all of them).
 
@@ -39,6 +52,7 @@ class TextComparison:
         nonfinite: rows where either model gave NaN or an infinite measure.
         metrics: kl, kl_p99, top1, nll, ppl_ratio with intervals.
         windows: means of each window, in order.
+        positions: how KL depends on how much of the window came before.
     """
 
     name: str
@@ -48,6 +62,7 @@ class TextComparison:
     nonfinite: int
     metrics: Mapping[str, Estimate]
     windows: tuple[WindowSummary, ...]
+    positions: tuple[PositionSummary, ...] = ()
 
     @property
     def perplexity_original(self) -> float:
@@ -71,6 +86,7 @@ class TextComparison:
             "perplexity_artifact": finite(self.perplexity_artifact),
             "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
             "windows": [w.to_json() for w in self.windows],
+            "positions": [p.to_json() for p in self.positions],
         }
 
 
@@ -138,12 +154,16 @@ class ComparisonReport:
 
 @dataclass(frozen=True)
 class FunctionReport:
-    """Two functions compared: output name -> cosine, cosine_min, max_abs, sqnr (and top1 of class scores)."""
+    """Two functions compared: output name -> cosine, cosine_min, max_abs, sqnr (and top1 of class scores).
+
+    `inputs_digest` is of the arguments, where it is known.
+    """
 
     outputs: Mapping[str, Mapping[str, Estimate]]
     inputs: int
     original_seconds: float
     artifact_seconds: float
+    inputs_digest: str = ""
 
     def measurements(self) -> dict[str, dict[str, Estimate]]:
         """What `gates.judge` takes: output -> metric -> estimate."""
@@ -157,6 +177,7 @@ class FunctionReport:
                 for name, metrics in self.outputs.items()
             },
             "inputs": self.inputs,
+            "inputs_digest": self.inputs_digest,
             "original_seconds": self.original_seconds,
             "artifact_seconds": self.artifact_seconds,
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optcc.cli.display import human_seconds, interval, new_table, number, percent, section
+from optcc.numbers import cosine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,14 +59,9 @@ def _outputs(found: Mapping[str, Any]) -> Table:
     names = [m for m in _FUNCTION_METRICS if any(m in metrics for metrics in found["outputs"].values())]
     table = new_table("output", *names)
     for output, metrics in found["outputs"].items():
-        cells = [interval(metrics[m], _digits) if m in metrics else "" for m in names]
+        cells = [interval(metrics[m], cosine) if m in metrics else "" for m in names]
         table.add_row(output, *cells)
     return table
-
-
-def _digits(value: float | None) -> str:
-    """Cosines live near 1, where three digits all look alike."""
-    return f"{value:.6f}" if value is not None and 0.9 < value < 1 else number(value)
 
 
 def limit_lines(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[Text]:

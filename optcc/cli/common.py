@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import click
 
+from optcc.numbers import human_bytes as human_bytes
+
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -32,13 +34,3 @@ def print_pairs(rows: Iterable[tuple[str, str]], indent: int = 2) -> None:
     width = max((len(left) for left, _ in cells), default=0)
     for left, right in cells:
         click.echo(f"{' ' * indent}{left:<{width}}  {right}".rstrip())
-
-
-def human_bytes(count: int | float) -> str:
-    """A size in powers of 1000, as disks and registries count: `147.9 MB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from optcc.cli.common import common_options, print_json
-from optcc.cli.options import overrides_option
+from optcc.cli.options import overrides_option, report_options
 
 if TYPE_CHECKING:
     from optcc.compile import CompileOptions, CompileResult
@@ -44,6 +44,7 @@ GATE_FAILED = 1
     "`end` checks the artifact alone.",
 )
 @click.option("--no-speed", is_flag=True, help="Don't measure tokens per second.")
+@report_options
 @common_options
 def command(
     model: str,
@@ -56,6 +57,8 @@ def command(
     diff: bool,
     prove: Literal["each", "stages", "end"],
     no_speed: bool,
+    junit: Path | None,
+    markdown: Path | None,
     as_json: bool,
 ) -> int:
     """Compile MODEL with RECIPE into the artifact DIR, and check it against the original.
@@ -72,13 +75,17 @@ def command(
     from optcc.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides)
-    _check_out(out.resolve())
-    from optcc.compile import CompileOptions, compile_model
+    check_out(out.resolve())
+    from optcc.compile import Command, CompileOptions, compile_model
 
-    options = CompileOptions(dump_ir=dump_ir, diff=diff, speed=not no_speed, prove=prove)
+    rest = [word for value in overrides for word in ("--set", value)]
+    rest += ["--prove", prove] if prove != "end" else []
+    asked = Command(model, recipe, str(out), rest + ["--no-speed"] * no_speed)
+    options = CompileOptions(dump_ir=dump_ir, diff=diff, speed=not no_speed, prove=prove, command=asked)
     options = _with_cache(options, no_cache, cache)
     with progress(quiet=as_json) as watch:
         result = compile_model(model, resolved, out, options, watch)
+    _write_reports(out, junit, markdown)
     if as_json:
         print_json({"artifact": str(out), **result.report.to_json()})
     else:
@@ -86,7 +93,7 @@ def command(
     return 0 if result.ok else GATE_FAILED
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Refuse before any work what the writer would refuse after it.
 
     Raises:
@@ -104,6 +111,17 @@ def _check_out(out: Path) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise write_error(PermissionError(errno.EACCES, ""), out)
     check_replaceable(out)
+
+
+def _write_reports(out: Path, junit: Path | None, markdown: Path | None) -> None:
+    from optcc.artifact import Artifact
+    from optcc.cli.report import render
+    from optcc.files import writing
+
+    for form, path in (("junit", junit), ("md", markdown)):
+        if path is not None:
+            with writing(path):
+                path.write_text(render(Artifact.open(out, force=True, verify=False), form), encoding="utf-8")
 
 
 def _with_cache(options: CompileOptions, no_cache: bool, cache: Path | None) -> CompileOptions:
@@ -129,6 +147,7 @@ def _tell(result: CompileResult, recipe: Recipe, model: str) -> None:
         )
         screen.print(f"  {ask}", soft_wrap=True)
         screen.print(f"  optcc inspect {out}", soft_wrap=True)
+        screen.print(f"  {out / 'report' / 'report.html'}   is the report for others", soft_wrap=True)
         return
     screen.print(
         f"{out}: written, but it did not pass its limits, so `optcc run` refuses it",

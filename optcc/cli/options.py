@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 import click
+
+F = TypeVar("F", bound=Callable[..., object])
 
 overrides_option = click.option(
     "--set",
@@ -19,3 +25,14 @@ threads_option = click.option(
 )
 
 force_option = click.option("--force", is_flag=True, help="Use an artifact that did not pass its check.")
+
+
+def report_options(function: F) -> F:
+    """Add `--junit FILE` and `--markdown FILE`; the verb gets `junit` and `markdown`, a path or None."""
+    file = click.Path(path_type=Path, dir_okay=False)
+    markdown = click.option(
+        "--markdown", type=file, help="Also write the report as Markdown, for a pull request."
+    )
+    return click.option("--junit", type=file, help="Also write the report as JUnit XML, for CI.")(
+        markdown(function)
+    )

@@ -3,5 +3,6 @@
 from optcc.compile.flow import CompileResult, compile_model
 from optcc.compile.job import CompileOptions
 from optcc.compile.progress import Progress, Silent
+from optcc.compile.report import Command
 
-__all__ = ["CompileOptions", "CompileResult", "Progress", "Silent", "compile_model"]
+__all__ = ["Command", "CompileOptions", "CompileResult", "Progress", "Silent", "compile_model"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,12 @@ def _fits(shape: tuple[int, ...], axes: list[str]) -> bool:
     return len(shape) == len(axes) and all(
         not axis.isdigit() or int(axis) == extent for extent, axis in zip(shape, axes, strict=True)
     )
+
+
+def arrays_digest(batches: Sequence[Mapping[str, Array]]) -> str:
+    """SHA-256 over names, types, shapes and contents of the arguments of several calls."""
+    hasher = hashlib.sha256()
+    for batch in batches:
+        for name, value in sorted(batch.items()):
+            hasher.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
+    return hasher.hexdigest()

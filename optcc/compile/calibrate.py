@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optcc.accuracy.data import TextSet
 from optcc.artifact.digest import sha256_file
+from optcc.compile.arrays import arrays_digest
 from optcc.compile.original import Original
 from optcc.compile.samples import Inputs, function_inputs, random_windows
 from optcc.compile.spec import manifest_spec
@@ -99,11 +100,6 @@ def window_batch(ids: Tensor) -> dict[str, Tensor]:
 
 
 def _of_functions(inputs: Inputs) -> Calibration:
-    hasher = hashlib.sha256()
-    batches = []
-    for batch in inputs.batches:
-        for name, value in sorted(batch.items()):
-            hasher.update(f"{name} {value.dtype} {value.shape} ".encode() + value.tobytes())
-        batches.append({name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()})
+    batches = [{n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in b.items()} for b in inputs.batches]
     tokens = sum(int(b["attention_mask"].sum()) for b in batches if "attention_mask" in b)
-    return Calibration(tuple(batches), hasher.hexdigest(), tokens, inputs.note)
+    return Calibration(tuple(batches), arrays_digest(inputs.batches), tokens, inputs.note)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from optcc.artifact import ArtifactWriter
 from optcc.compile.job import CompileOptions, Job
+from optcc.compile.lock import LOCK
 from optcc.compile.progress import Progress, Silent
-from optcc.compile.report import Report
+from optcc.compile.report import Report, report_page
 from optcc.recipe import Recipe
 
 
@@ -60,5 +61,7 @@ def compile_model(
                 speed = job.speed(pair)
             report = job.report(module, backend, ledger, checked, speed, source, manifest)
             writer.write_report("report.json", report.to_json())
+            writer.write_report("report.html", report_page(report, manifest))
+            writer.write_report(LOCK, job.lock(model, source, backend, plan, manifest, checked))
             writer.commit(manifest)
     return CompileResult(out, report)

@@ -6,7 +6,7 @@ What is compared is what will be served, opened from its files by its backend; n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from optcc.accuracy.functions import compare_function
 from optcc.accuracy.gates import GateReport, judge, parse_limits
 from optcc.accuracy.intervals import Estimate
 from optcc.accuracy.reports import ComparisonReport, FunctionReport
+from optcc.compile.arrays import arrays_digest
 from optcc.compile.original import Original
 from optcc.compile.pair import Pair
 from optcc.compile.samples import function_inputs, random_windows
@@ -142,5 +143,6 @@ def check_function(
         counted(),
         class_outputs=options.classes,
     )
+    report = replace(report, inputs_digest=arrays_digest(inputs.batches))
     measured: dict[str, Mapping[str, Estimate]] = dict(report.measurements())
     return Checked(report, judge(parsed, measured), (inputs.note,) if inputs.note else ())

@@ -15,7 +15,7 @@ import torch
 
 from optcc import __version__
 from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
-from optcc.artifact.digest import sha256_file
+from optcc.artifact.digest import sealed, sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
@@ -25,6 +25,7 @@ from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
+from optcc.compile.lock import data_digests, inputs, make_lock, surroundings
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.preflight import preflight
@@ -32,7 +33,7 @@ from optcc.compile.progress import Progress
 from optcc.compile.proof import Prove, proof_data
 from optcc.compile.proof.lowered import prove_lowered
 from optcc.compile.proof.prove import proof_json
-from optcc.compile.report import Report
+from optcc.compile.report import Command, Report
 from optcc.compile.spec import manifest_spec
 from optcc.compile.speed import measure_speed
 from optcc.errors import BackendUnavailable
@@ -62,6 +63,9 @@ class CompileOptions:
         diff: print what every pass changed to stderr.
         speed: measure tokens per second before and after.
         prove: hold every pass to its contract (`each`), every stage (`stages`), or only the artifact (`end`).
+        command: what was asked for, for the report.
+        model_name: what the manifest calls the model; None takes its own name.
+        threads: instead of the recipe's; 0 leaves it to the recipe.
     """
 
     cache: Path | None = field(default_factory=default_cache)
@@ -69,6 +73,9 @@ class CompileOptions:
     diff: bool = False
     speed: bool = True
     prove: Literal["each", "stages", "end"] = "end"
+    command: Command | None = None
+    model_name: str | None = None
+    threads: int = 0
 
 
 class Job:
@@ -80,7 +87,7 @@ class Job:
         self.record = Record(self.memory)
         self.cache = PassCache(options.cache)
         self.load = LoadOptions(**asdict(recipe.model) | {"pooling": recipe.model.pooling or "none"})
-        self.thread_count = recipe.target.threads or physical_cores()
+        self.thread_count = self.options.threads or recipe.target.threads or physical_cores()
         self.began = self.clock = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.current = ""
@@ -90,6 +97,7 @@ class Job:
         self.backend_notes: tuple[str, ...] = ()
         self.prover: Prove | None = None
         self.lowered: dict[str, Any] | None = None
+        self.learned: dict[str, Any] | None = None
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -142,7 +150,8 @@ class Job:
     def resolve(self, model: str) -> ModelSource:
         """The model's files, checked and hashed."""
         self.stage("resolve")
-        return resolve(model, self.load)
+        source = resolve(model, self.load)
+        return dataclasses.replace(source, name=self.options.model_name or source.name)
 
     def passes(self, source: ModelSource, plan: Plan, backend: Backend, until: int | None = None) -> Module:
         """Capture and run every pass, or the first `until`, or take up where an earlier compile got to."""
@@ -166,6 +175,7 @@ class Job:
                     ctx.calibration = calibration(
                         source, self.load, module, self.recipe.calibrate, self.recipe.base
                     )
+                    self.learned = {"digest": ctx.calibration.digest, "tokens": ctx.calibration.tokens}
                 ctx.scratch = self.cache.scratch(keys[index + 1])
                 run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
                 self.intents = settle(self.intents, module)
@@ -269,7 +279,22 @@ class Job:
             },
             digests={"model": source.digest, "sources": source_digest(), "artifact": manifest.digest},
             proof=proof_json(self.prover, self.options.prove, self.record, self.lowered),
+            date=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            command=self.options.command,
         )
+
+    def lock(
+        self,
+        reference: str,
+        source: ModelSource,
+        backend: Backend,
+        plan: Plan,
+        manifest: Manifest,
+        checked: Checked | None,
+    ) -> bytes:
+        """Everything that the artifact's bytes depend on, sealed."""
+        given = inputs(source, reference, self.recipe, plan, self.thread_count)
+        return sealed(make_lock(manifest, given, surroundings(backend), data_digests(checked, self.learned)))
 
     def open(self, root: Path, manifest: Manifest, source: ModelSource) -> AbstractContextManager[Pair]:
         """Original and artifact, to be compared."""
@@ -322,6 +347,7 @@ class Job:
         prove.before(step, module, ctx)
         self.record.add(known.records[-1])
         self.intents = [Intent(**i) for i in known.facts["intents"]]
+        self.learned = known.facts["learned"]
         prove.after(step, known.module, ctx, known.records[-1].changed)
         return known.module
 
@@ -350,6 +376,7 @@ class Job:
                 self.record.rows.extend(entry.records)
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
+                self.learned = entry.facts["learned"]
                 return entry.module, done
         return self._captured(keys, source), 0
 
@@ -362,4 +389,5 @@ class Job:
         return {
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
+            "learned": self.learned,
         }

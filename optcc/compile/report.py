@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
+from optcc.artifact import Manifest, canonical_json
 from optcc.compile.fusions import FusionCount
 from optcc.compile.ledger import Ledger
 from optcc.pm.instruments import PassRecord
+from optcc.report.html import render_html
+from optcc.report.shape import VERSION, ReportJson
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a compile was asked for, as typed; `options` are the rest of the command line."""
+
+    model: str
+    recipe: str
+    out: str
+    options: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class Report:
         artifact_bytes: size of the whole directory without the report.
         source_bytes: size of the model's weight files.
         host: machine facts.
+        date: when it was made, UTC.
+        command: what was asked for, as typed; None when not from a command line.
         digests: of the model, of optcc's sources, of the artifact.
         proof: what every pass was held to, and the lowered operators; docs/proof.md.
     """
@@ -52,11 +68,16 @@ class Report:
     host: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
+    date: str = ""
+    command: Command | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `report/report.json` and `--json`."""
+        asked = {"command": asdict(self.command)} if self.command else {}
         return {
-            "version": 1,
+            "version": VERSION,
+            "date": self.date,
+            **asked,
             "model": self.model,
             "recipe": self.recipe,
             "backend": self.backend,
@@ -76,3 +97,9 @@ class Report:
             "digests": dict(self.digests),
             "proof": dict(self.proof),
         }
+
+
+def report_page(report: Report, manifest: Manifest) -> str:
+    """`report/report.html`: drawn from the report as it is read back, so that later drawings are the same."""
+    data = json.loads(canonical_json(report.to_json()))
+    return render_html(cast(ReportJson, data), manifest.body())
