@@ -63,9 +63,13 @@ class Reference:
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""
-        from optcc.backends.reference.executor import ReferenceExecutor
+        import torch
 
-        return ReferenceExecutor(root, spec, threads)
+        from optcc.backends.reference.executor import ReferenceExecutor, open_module
+
+        if threads:
+            torch.set_num_threads(threads)
+        return ReferenceExecutor(open_module(root), spec)
 
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The interpreter, called."""

@@ -47,12 +47,20 @@ METRICS: Mapping[str, Metric] = {
         Metric("nll", "at-most", "nats", "rise of the mean negative log-likelihood of the text"),
         Metric("ppl_ratio", "at-most", "", "perplexity of the artifact / of the original"),
         Metric("greedy", "at-least", "fraction", "leading greedy tokens equal to the original's"),
+        Metric("structure", "at-most", "nats", "KL of the program with the original's weights, worst token"),
+        Metric("lowering", "at-most", "nats", "mean KL of the artifact from its own program, per token"),
+        Metric("serving", "at-most", "nats", "KL of a token served among others from the same alone, worst"),
+        Metric("weights", "at-most", "", "error of a stored weight / that of rounding to nearest, worst"),
         Metric("cosine", "at-least", "", "mean cosine of output vectors", "output"),
         Metric("cosine_min", "at-least", "", "smallest cosine of any output vector seen", "output"),
         Metric("max_abs", "at-most", "", "largest absolute error of any output element seen", "output"),
         Metric("sqnr", "at-least", "dB", "signal power / error power of the outputs", "output"),
     )
 }
+
+LINKS: Mapping[str, float] = {"structure": 1e-4, "lowering": 1e-2, "serving": 1e-2, "weights": 4.0}
+"""Metrics of the steps from original to artifact, and the limits they have unless a recipe gives its own. Quantization
+has no part in them, so they are the same for every scheme."""
 
 
 @dataclass(frozen=True)

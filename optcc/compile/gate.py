@@ -16,17 +16,16 @@ import numpy.typing as npt
 from optcc.accuracy.compare import compare_decoder, compare_greedy
 from optcc.accuracy.data import TextSet
 from optcc.accuracy.functions import compare_function
-from optcc.accuracy.gates import GateReport, judge, parse_limits
+from optcc.accuracy.gates import LINKS, GateReport, judge, parse_limits
 from optcc.accuracy.intervals import Estimate
 from optcc.accuracy.reports import ComparisonReport, FunctionReport
-from optcc.compile.original import Original
+from optcc.compile.links import Asked, Links, measure_links
 from optcc.compile.pair import Pair
 from optcc.compile.samples import function_inputs, random_windows
+from optcc.compile.served import answer
 from optcc.compile.texts import decoder_texts
 from optcc.recipe import CheckOptions
-from optcc.runtime.engine import Engine
 from optcc.runtime.executor import Executor
-from optcc.runtime.request import StopConditions
 from optcc.runtime.score import score_windows
 
 _GREEDY_PROMPTS = 8
@@ -45,12 +44,14 @@ class Checked:
     Attributes:
         report: the measurements.
         gate: the verdicts.
-        notes: how the texts were made, when not from the recipe's data.
+        notes: how the texts were made, when not from the recipe's data; what could not be measured.
+        links: of a decoder, the steps from original to artifact, each by itself.
     """
 
     report: ComparisonReport | FunctionReport
     gate: GateReport
     notes: tuple[str, ...] = field(default=())
+    links: Links | None = None
 
     @property
     def status(self) -> str:
@@ -59,7 +60,12 @@ class Checked:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"measurements": self.report.to_json(), "gate": self.gate.to_json(), "notes": list(self.notes)}
+        return {
+            "measurements": self.report.to_json(),
+            "gate": self.gate.to_json(),
+            "links": None if self.links is None else self.links.to_json(),
+            "notes": list(self.notes),
+        }
 
 
 def check_decoder(
@@ -96,25 +102,28 @@ def check_decoder(
         return score_windows(executor, [ids.tolist()], max_step_tokens=_STEP_TOKENS)
 
     report = compare_decoder(original.logits, artifact, sets, progress=watch)
-    report = report.with_greedy(compare_greedy(*_greedy(original, executor, sets, window)))
-    return Checked(report, judge(parsed, report.measurements(), report.tokens()), notes)
+    asked = _asked(executor, sets, window)
+    expected = original.answer(asked.prompts, asked.tokens, executor.spec.eos_token_ids)
+    report = report.with_greedy(compare_greedy(expected, asked.answers))
+    links = measure_links(pair, sets, asked)
+    found = links.measured
+    held = [p for p in parsed if p.metric not in LINKS or any(p.metric in metrics for metrics in found.values())]
+    gate = judge(held, {**report.measurements(), **found}, report.tokens())
+    return Checked(report, gate, (*notes, *links.notes), links)
 
 
-def _greedy(
-    original: Original, executor: Executor, sets: Sequence[TextSet], window: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Greedy answers of both to the same beginnings, taken in turn from the texts."""
+def _asked(executor: Executor, sets: Sequence[TextSet], window: int) -> Asked:
+    """The engine's greedy answers to beginnings of windows, taken in turn from the texts."""
     windows = [w for group in zip(*(s.windows for s in sets), strict=False) for w in group]
     start = max(1, min(_GREEDY_START, window // 2))
     tokens = max(1, min(_GREEDY_TOKENS, window - start))
+    # Of different lengths, so that answers begin in different steps.
     prompts: list[list[int]] = [
-        [int(t) for t in w[:start]] for w in windows[:_GREEDY_PROMPTS] if len(w) >= start
+        [int(t) for t in w[: max(1, start - i)]]
+        for i, w in enumerate(windows[:_GREEDY_PROMPTS])
+        if len(w) >= start
     ]
-    blocks = executor.spec.blocks_for(start + tokens) * len(prompts) + 1
-    engine = Engine(executor, blocks=blocks)
-    stop = StopConditions(max_tokens=tokens)
-    answers = [list(event.tokens) for event in engine.generate([tuple(p) for p in prompts], stop=stop)]
-    return original.answer(prompts, tokens, executor.spec.eos_token_ids), answers
+    return Asked(prompts, answer(executor, prompts, tokens), tokens)
 
 
 def check_function(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optcc.accuracy.gates import METRICS
+from optcc.accuracy.gates import LINKS, METRICS
 from optcc.backends.protocol import Backend
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
@@ -78,11 +78,12 @@ class Plan:
 
         Where several limit one metric the loosest counts: it is what the coarsest of them alone may cost.
         """
-        subject = "text" if self.stages.get("serve") else "output"
+        decoder = bool(self.stages.get("serve"))
+        subject = "text" if decoder else "output"
         given = [(f"scheme {name}", scheme.limits) for name, scheme in self.schemes(base).items()]
         if form := self.kv():
             given.append((f"KV cache {form.type}", KV_LIMITS[form.type]))
-        found: dict[str, Default] = {}
+        found = {name: Default(value, "every decoder") for name, value in LINKS.items()} if decoder else {}
         for origin, limits in given:
             for metric, value in limits.items():
                 if METRICS[metric].subject != subject:
