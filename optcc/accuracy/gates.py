@@ -58,9 +58,13 @@ METRICS: Mapping[str, Metric] = {
     )
 }
 
-LINKS: Mapping[str, float] = {"structure": 1e-4, "lowering": 1e-2, "serving": 1e-2, "weights": 4.0}
-"""Metrics of the steps from original to artifact, and the limits they have unless a recipe gives its own. Quantization
-has no part in them, so they are the same for every scheme."""
+LINKS: Mapping[str, float] = {"structure": 1e-7, "lowering": 1e-6, "serving": 1e-6, "weights": 4.0}
+"""Metrics of the steps from original to artifact, and their limits. Coarse weights have no part in them."""
+ROUNDED_LOWERING = 0.03
+"""The limit of `lowering` where activations, keys or values are rounded: a sum that differs in its last bit flips a
+rounding now and then, and the next layers many, so that program and artifact are two samples of the same noise."""
+NARROW_STRUCTURE = 0.03
+"""The limit of `structure` where the program computes in a type of 8 or 11 bits and the original in float32."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from optcc.accuracy.intervals import Estimate
 from optcc.accuracy.reports import ComparisonReport, FunctionReport
 from optcc.compile.links import Asked, Links, measure_links
 from optcc.compile.pair import Pair
+from optcc.compile.reading import require_same_reading
 from optcc.compile.samples import function_inputs, random_windows
 from optcc.compile.served import answer
-from optcc.compile.texts import decoder_texts
+from optcc.compile.texts import decoder_texts, require_new
 from optcc.recipe import CheckOptions
 from optcc.runtime.executor import Executor
 from optcc.runtime.score import score_windows
@@ -69,9 +70,14 @@ class Checked:
 
 
 def check_decoder(
-    pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
+    pair: Pair,
+    options: CheckOptions,
+    limits: Mapping[str, float],
+    watch: Watch,
+    base: Path | None = None,
+    learned: Sequence[str] = (),
 ) -> Checked:
-    """Compare logits on every text, and greedy answers.
+    """Compare logits on every text, greedy answers, and the steps from original to artifact one by one.
 
     A model without a tokenizer is compared on windows of random tokens; one without a chat template reads
     conversations as plain text.
@@ -82,10 +88,12 @@ def check_decoder(
         limits: metric to limit, the scheme's defaults already merged in.
         watch: called with (text, windows done, windows in all).
         base: directory that data files are relative to.
+        learned: marks of the text that passes learned from.
 
     Raises:
         RecipeField: an unknown metric.
-        BadCheckData: a text is missing or too short.
+        BadCheckData: a text is missing, too short, repeats itself, or holds what passes learned from.
+        TokenizerDiffers: the artifact reads or writes text in another way than the model.
     """
     parsed = parse_limits(limits)
     original, executor = pair.original, pair.decoder
@@ -95,8 +103,12 @@ def check_decoder(
         sets = [random_windows(executor.spec.vocab, options.tokens, window)]
         notes = ("the model has no tokenizer: random tokens were compared instead of text",)
     else:
+        if unread := require_same_reading(pair.tools, pair.subject.source, executor.spec.eos_token_ids):
+            notes = (unread,)
         digest = pair.subject.source.digest
         sets = decoder_texts(pair.tools, options, window, "check", digest, lambda: original, base)
+
+    require_new(sets, learned)
 
     def artifact(ids: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         return score_windows(executor, [ids.tolist()], max_step_tokens=_STEP_TOKENS)

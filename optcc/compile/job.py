@@ -20,7 +20,7 @@ from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
 from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
-from optcc.compile.calibrate import calibration, require_disjoint
+from optcc.compile.calibrate import calibration, learned_marks, require_disjoint
 from optcc.compile.check import check_pair
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
@@ -82,6 +82,7 @@ class Job:
         self.anonymous = 0
         self.original_bytes = 0
         self.intents: list[Intent] = []
+        self.learned: list[str] = []
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -152,6 +153,7 @@ class Job:
                 ctx.calibration = calibration(
                     source, self.load, module, self.recipe.calibrate, self.recipe.base
                 )
+                self.learned = learned_marks(ctx.calibration)
             ctx.scratch = self.cache.scratch(keys[index + 1])
             run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
             self.intents = settle(self.intents, module)
@@ -197,7 +199,9 @@ class Job:
         if not self.recipe.check.enabled:
             return None
         self.stage("check")
-        return check_pair(pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base)
+        return check_pair(
+            pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base, self.learned
+        )
 
     def limits(self, plan: Plan) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults."""
@@ -285,6 +289,7 @@ class Job:
                 self.record.rows.extend(entry.records)
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
+                self.learned = list(entry.facts["learned"])
                 return entry.module, done
         self.stage("capture")
         module = to_module(capture(source, self.load), self.cache.tensors)
@@ -301,4 +306,5 @@ class Job:
         return {
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
+            "learned": self.learned,
         }

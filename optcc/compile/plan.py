@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optcc.accuracy.gates import LINKS, METRICS
+from optcc.accuracy.gates import LINKS, METRICS, NARROW_STRUCTURE, ROUNDED_LOWERING
 from optcc.backends.protocol import Backend
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
@@ -31,9 +31,11 @@ class Plan:
 
     Attributes:
         stages: stage name to its passes, in order; `lower` holds the backend's own.
+        dtype: what the program computes in.
     """
 
     stages: Mapping[str, tuple[Pass, ...]]
+    dtype: str = "float32"
 
     @property
     def pipeline(self) -> Pipeline:
@@ -83,7 +85,7 @@ class Plan:
         given = [(f"scheme {name}", scheme.limits) for name, scheme in self.schemes(base).items()]
         if form := self.kv():
             given.append((f"KV cache {form.type}", KV_LIMITS[form.type]))
-        found = {name: Default(value, "every decoder") for name, value in LINKS.items()} if decoder else {}
+        found = self._link_limits(base) if decoder else {}
         for origin, limits in given:
             for metric, value in limits.items():
                 if METRICS[metric].subject != subject:
@@ -92,6 +94,16 @@ class Plan:
                 if metric not in found or loosest(value, found[metric].value) != found[metric].value:
                     found[metric] = Default(value, origin)
         return found
+
+    def _link_limits(self, base: Path) -> dict[str, Default]:
+        """Limits of the steps from original to artifact, which every decoder is held to."""
+        rounded = bool(self.kv()) or any(scheme.activation for scheme in self.schemes(base).values())
+        limits = {
+            **LINKS,
+            **({"lowering": ROUNDED_LOWERING} if rounded else {}),
+            **({"structure": NARROW_STRUCTURE} if self.dtype != "float32" else {}),
+        }
+        return {name: Default(value, "every decoder") for name, value in limits.items()}
 
     def text(self) -> str:
         """The pipeline as text, one pass a line; it parses back."""
@@ -112,4 +124,4 @@ def make_plan(recipe: Recipe, backend: Backend) -> Plan:
         for stage, entries in recipe.passes.items()
     }
     lower = parse_pipeline(backend.pipeline())
-    return Plan({**stages, "lower": lower.passes})
+    return Plan({**stages, "lower": lower.passes}, recipe.model.dtype)

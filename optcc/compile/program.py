@@ -104,5 +104,5 @@ def _first(x: Tensor, *_: Any) -> Tensor:
     return x
 
 
-def _with_ones(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return x, torch.ones(())
+def _with_ones(x: Tensor, form: str, group: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return x, x.new_ones((*x.shape[:-1], x.shape[-1] // (group or x.shape[-1])))

@@ -33,18 +33,24 @@ class Served:
     logits: FloatArray
 
 
-def serve(executor: Executor, texts: Sequence[Tokens], seed: int = 0) -> Iterator[Served]:
+def serve(
+    executor: Executor, texts: Sequence[Tokens], seed: int = 0, *, together: bool = False
+) -> Iterator[Served]:
     """Run texts in steps of random sizes and orders, over shuffled pages that held other keys before.
 
-    About two thirds of the rows are asked for: which rows a step returns is part of the contract.
+    About two thirds of the rows are asked for: which rows a step returns is part of the contract. With `together`, all
+    texts run whole in one step.
     """
     draw = np.random.default_rng(seed)
     tables = _shuffled_pages(executor, texts, draw)
     done = [0] * len(texts)
     while any(d < len(t) for d, t in zip(done, texts, strict=True)):
         ready = [r for r, t in enumerate(texts) if done[r] < len(t)]
-        chosen = [int(r) for r in draw.permutation(ready)[: int(draw.integers(1, len(ready) + 1))]]
-        parts = [range(done[r], done[r] + _size(len(texts[r]) - done[r], draw)) for r in chosen]
+        count = len(ready) if together else int(draw.integers(1, len(ready) + 1))
+        chosen = [int(r) for r in draw.permutation(ready)[:count]]
+        left = [len(texts[r]) - done[r] for r in chosen]
+        sizes = left if together else [_size(n, draw) for n in left]
+        parts = [range(done[r], done[r] + n) for r, n in zip(chosen, sizes, strict=True)]
         batch = _batch(texts, tables, chosen, parts)
         wanted = np.flatnonzero(draw.random(len(batch.token_ids)) < 0.65).astype(np.int64)
         logits = executor.logits(executor.step(_wanting(batch, wanted)))
@@ -119,22 +125,24 @@ def answer(executor: Executor, prompts: Sequence[Tokens], tokens: int) -> list[l
     return [list(e.tokens) for e in engine.generate([tuple(p) for p in prompts], stop=stop)]
 
 
-def shortfall(executor: Executor, prompts: Sequence[Tokens], answers: Sequence[Tokens], tokens: int) -> float:
-    """How far the engine's greedy choices are from the artifact's own, made with one text alone, in nats.
+def shortfall(
+    executor: Executor, prompts: Sequence[Tokens], answers: Sequence[Tokens], tokens: int
+) -> npt.NDArray[np.float64]:
+    """How far the engine's greedy choices are from the artifact's own, made with one text alone.
 
-    The largest (best logit - chosen logit) over all answered positions: 0 when every token is the best one. Infinite
-    when an answer doesn't end where it should: at the first end token, or after `tokens` tokens.
+    Returns:
+        best logit - chosen logit of every answered position, in nats: 0 when the chosen one is the best. Infinite when
+        an answer doesn't end where it should: at the first end token, or after `tokens` tokens.
     """
     ends = set(executor.spec.eos_token_ids)
-    worst = 0.0
+    behind: list[npt.NDArray[np.float64]] = []
     for prompt, found in zip(prompts, answers, strict=True):
         if not _ends_right(found, ends, tokens):
-            return math.inf
+            return np.array([math.inf])
         rows = np.concatenate([c.copy() for c in score_windows(executor, [[*prompt, *found[:-1]]])])
-        rows = rows[len(prompt) - 1 :]
-        behind = rows.max(-1) - rows[np.arange(len(found)), found]
-        worst = float(np.maximum(worst, behind.max()))
-    return worst
+        rows = rows[len(prompt) - 1 :].astype(np.float64)
+        behind.append(rows.max(-1) - rows[np.arange(len(found)), list(found)])
+    return np.concatenate(behind)
 
 
 def stops_wrongly(executor: Executor, prompt: Tokens, answer: Tokens) -> bool:

@@ -12,10 +12,6 @@ from optcc.ir.module import Module
 from optcc.quant.rounding import round_to_nearest, unpacked
 from optcc.recipe.schemes import WeightFormat
 
-_ROWS = 32
-"""Rows of a block. A few hundred to a few thousand values: enough that clean blocks are alike."""
-
-
 @dataclass(frozen=True)
 class WeightError:
     """One stored weight.
@@ -23,7 +19,8 @@ class WeightError:
     Attributes:
         name: in the original.
         whole: root of its squared error / that of rounding the original to the nearest value of the same format.
-        worst: the largest such ratio of any block of rows and columns that share scales.
+        worst: the largest such ratio of any row, and of any group of columns. Smaller pieces of a weight that GPTQ
+            rounded differ too much among each other.
     """
 
     name: str
@@ -41,20 +38,14 @@ def weight_error(weight: StoredWeight, module: Module, original: Tensor) -> Weig
     """
     wanted = original.float()
     nearest = unpacked(round_to_nearest(wanted, weight.form), weight.form)
-    found = _blocks((weight.dequantized(module) - wanted).square(), weight.form)
-    least = _blocks((nearest - wanted).square(), weight.form)
-    # A block that its format holds exactly still may be off by a thousandth of its size.
-    floor = _blocks(wanted.square(), weight.form) * 1e-6 + 1e-20
-    whole = (found.sum() / torch.maximum(least.sum(), floor.sum())).sqrt()
-    return WeightError(weight.name, float(whole), float((found / torch.maximum(least, floor)).sqrt().max()))
+    found = _by_group((weight.dequantized(module) - wanted).square(), weight.form)
+    least = _by_group((nearest - wanted).square(), weight.form)
+    # What its format holds exactly still may be off by a thousandth of its size.
+    least = torch.maximum(least, _by_group(wanted.square(), weight.form) * 1e-6 + 1e-20)
+    ratios = [(found.sum(dims) / least.sum(dims)).sqrt().max() for dims in ((0, 1), (0,), (1,))]
+    return WeightError(weight.name, float(ratios[0]), float(torch.stack(ratios).max()))
 
 
-def _blocks(squares: Tensor, form: WeightFormat) -> Tensor:
-    """[O, K] -> sums [blocks of rows, groups]."""
-    rows, width = squares.shape
-    group = form.group or width
-    by_group = squares.unflatten(1, (width // group, group)).sum(-1)
-    missing = -rows % _ROWS
-    if missing:
-        by_group = torch.cat([by_group, by_group.new_zeros(missing, by_group.shape[1])])
-    return by_group.unflatten(0, (-1, _ROWS)).sum(1)
+def _by_group(squares: Tensor, form: WeightFormat) -> Tensor:
+    """[O, K] -> sums [O, groups]."""
+    return squares.unflatten(1, (-1, form.group or squares.shape[1])).sum(-1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from optcc.compile import CompileOptions, CompileResult, compile_model
+from optcc.compile.cache import PassCache
 from optcc.errors import OptccError
+from optcc.ir.module import Module
+from optcc.pm.instruments import PassRecord
 from optcc.recipe import Recipe, load_recipe
 from tests.faults.fault import Fault, Outcome
 from tests.faults.models import write_model
@@ -22,9 +27,9 @@ passes:
     - quantize.linear: {scheme: int8-g64-a8, part: vocabulary}
     - quantize.linear: {scheme: int4-g64-a8, part: body, search: 20}
 """
-RECIPES = ("fp32", "int8", "int4", "int4-gptq", "kv8")
+RECIPES = ("fp32", "int8", "int4", "int4-gptq", "asym", "kv8")
 """The presets cpu-fp32 and cpu-int8; cpu-int4 with rounding to nearest in place of GPTQ, with its limits; cpu-int4; and
-cpu-int8 with an int8 KV cache."""
+int4 with zero points; cpu-int8 with an int8 KV cache."""
 _KV8 = """
 version: 1
 extends: cpu-int8
@@ -33,6 +38,7 @@ passes:
     - quantize.linear: {scheme: int8-g64-a8}
     - quantize.kv: {type: int8}
 """
+_ASYM = _INT4.replace("int4-g64-a8", "int4-g64-asym-a8")
 _SETTINGS = ("target.threads=1", "check.window=128")
 
 
@@ -41,8 +47,10 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.captured: dict[Path, Path] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "int4.yaml").write_text(_INT4)
+        (folder / "asym.yaml").write_text(_ASYM)
         (folder / "kv8.yaml").write_text(_KV8)
 
     def model(self, name: str, seed: int = 0) -> Path:
@@ -57,13 +65,36 @@ class Bench:
         return load_recipe(where, [*_SETTINGS, *settings])
 
     def compile(self, model: Path, recipe: Recipe) -> CompileResult:
-        """Compile without any cache: a planted fault leaves no trace."""
-        out = self.folder / "out"
-        return compile_model(str(model), recipe, out, CompileOptions(cache=None, speed=False))
+        """Compile, every pass anew; only the capture of the model is kept."""
+        cache = self.folder / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        shutil.copytree(self._capture(model), cache)
+        return compile_model(
+            str(model), recipe, self.folder / "out", CompileOptions(cache=cache, speed=False)
+        )
+
+    def _capture(self, model: Path) -> Path:
+        """A cache that holds the captured model and no pass."""
+        kept = model.with_name(f"{model.name}-captured")
+        if not kept.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                save = PassCache.save
+
+                def first(self: PassCache, key: str, module: Module, rows: list[PassRecord], facts: Any) -> None:
+                    if not rows:
+                        save(self, key, module, rows, facts)
+
+                patch.setattr(PassCache, "save", first)
+                off = self.recipe("fp32", "check.enabled=false")
+                compile_model(
+                    str(model), off, self.folder / "out", CompileOptions(cache=kept, speed=False)
+                )
+        return kept
 
     def judge(self, fault: Fault, recipe: str) -> Outcome:
         """Plant a fault, compile, and say what caught it."""
         model = self.model(fault.model)
+        self._capture(model)
         began = time.perf_counter()
         with pytest.MonkeyPatch.context() as patch:
             planting = Planting(patch)
