@@ -71,6 +71,10 @@ class Reference:
             torch.set_num_threads(threads)
         return ReferenceExecutor(open_module(root), spec)
 
+    def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
+        """None: what it would be compared with is itself."""
+        return None
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The interpreter, called."""
         from optcc.backends.reference.executor import ReferenceFunction

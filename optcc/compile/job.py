@@ -22,6 +22,7 @@ from optcc.cache import cache_limit, default_cache, prune, using
 from optcc.compile.cache import PassCache, next_key, source_digest, start_key, versions
 from optcc.compile.calibrate import calibration, learned_marks, require_disjoint
 from optcc.compile.check import check_pair
+from optcc.compile.forms import require_forms
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
@@ -175,6 +176,7 @@ class Job:
         weights = writer.path("weights.safetensors")
         padding = sum(t.padding for t in stored)
         ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv(), padding)
+        require_forms(module, plan.schemes(self.recipe.base).values(), weights)
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:

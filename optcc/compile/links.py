@@ -1,18 +1,19 @@
-"""The way from original to artifact in four links, each held tightly however coarse the weights are.
+"""The way from original to artifact in links, each held tightly however coarse the weights are.
 
 KL to the original has to leave room for quantization, and a small mistake hides in that room. So each step is also
 measured by itself, on a few hundred tokens:
 
 * `weights`: what is stored for a weight, against that weight;
 * `structure`: the program with the original's weights and nothing rounded, against the original;
-* `lowering`: the backend's result, against the program interpreted over the same stored weights;
+* `lowering`: what the backend computes, against the program interpreted over the same stored weights, both without
+  rounding activations; and `rounding`: the same with it, which is noisy;
 * `serving`: a text served in chunks, among others, over used pages, against the same text alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,13 +97,18 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
         "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
         "engine": {"serving": _answers(pair.decoder, asked, allowance)},
     }
-    module = load_backend(str(pair.manifest.target["backend"])).unpack(pair.root)
-    program = {"lowering": _lowering(interpreted(module, pair.manifest.spec), texts, alone)}
+    backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
+    module = backend.unpack(pair.root)
+    program = {"rounding": _mean(_kls(interpreted(module, spec), texts, alone))}
     del alone
+    if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
+        plain = (_rows(executor, text) for text in texts)
+        program["lowering"] = _worst(_kls(interpreted(module, spec, rounding=False), texts, plain))
+        executor.close()
     found = _original_weights(pair, module)
     if isinstance(found, str):
         return Links({**served, "program": program}, (found,))
-    program["structure"] = _structure(unrounded(module, pair.manifest.spec, found), texts, pair)
+    program["structure"] = _structure(unrounded(module, spec, found), texts, pair)
     errors = sorted(_errors(module, found), key=lambda e: -e.worst)
     of_weights = {"weights": {"weights": exact(errors[0].worst, len(errors))}} if errors else {}
     return Links({**served, "program": program, **of_weights}, (), tuple(errors[:_WORST]))
@@ -156,8 +162,14 @@ def _beyond(nats: npt.NDArray[np.float64], allowance: float) -> Estimate:
     return _worst(nats)
 
 
-def _lowering(program: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray]) -> Estimate:
-    kl = np.concatenate([_kl(_rows(program, t), rows) for t, rows in zip(texts, alone, strict=True)])
+def _kls(
+    program: Executor, texts: Sequence[Sequence[int]], others: Iterable[FloatArray]
+) -> npt.NDArray[np.float64]:
+    """KL(program || other) of every token."""
+    return np.concatenate([_kl(_rows(program, t), rows) for t, rows in zip(texts, others, strict=True)])
+
+
+def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
     return exact(float(kl.mean()), len(kl))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optcc.accuracy.gates import LINKS, METRICS, NARROW_STRUCTURE, ROUNDED_LOWERING
+from optcc.accuracy.gates import LINKS, METRICS, NARROW_STRUCTURE
 from optcc.backends.protocol import Backend
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
@@ -85,7 +85,7 @@ class Plan:
         given = [(f"scheme {name}", scheme.limits) for name, scheme in self.schemes(base).items()]
         if form := self.kv():
             given.append((f"KV cache {form.type}", KV_LIMITS[form.type]))
-        found = self._link_limits(base) if decoder else {}
+        found = self._link_limits() if decoder else {}
         for origin, limits in given:
             for metric, value in limits.items():
                 if METRICS[metric].subject != subject:
@@ -95,12 +95,12 @@ class Plan:
                     found[metric] = Default(value, origin)
         return found
 
-    def _link_limits(self, base: Path) -> dict[str, Default]:
+    def _link_limits(self) -> dict[str, Default]:
         """Limits of the steps from original to artifact, which every decoder is held to."""
-        rounded = bool(self.kv()) or any(scheme.activation for scheme in self.schemes(base).values())
+        farthest = [p.farthest for p in self.stages["quantize"] if isinstance(p, PackingPass)]
         limits = {
             **LINKS,
-            **({"lowering": ROUNDED_LOWERING} if rounded else {}),
+            **({"weights": max(farthest)} if farthest else {}),
             **({"structure": NARROW_STRUCTURE} if self.dtype != "float32" else {}),
         }
         return {name: Default(value, "every decoder") for name, value in limits.items()}

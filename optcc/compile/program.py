@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from optcc.backends.reference.executor import ReferenceExecutor
 from optcc.export.stored import StoredWeight
-from optcc.ir.interpret import Calls
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS, dequantize
+from optcc.ir.pattern import normalized
 from optcc.runtime.executor import Executor
 
 _OPS = torch.ops.optcc
@@ -39,7 +40,7 @@ class OriginalWeights:
 
     def find(self, weight: StoredWeight) -> Tensor | None:
         """The original of one weight, [O, K] as linears read it; None if there is none of this name and shape."""
-        found = self._parameters.get(weight.name)
+        found = self._parameters.get(weight.name.removesuffix(".transposed"))
         if found is None or found.ndim != 2:
             return None
         for value in (found.detach(), found.detach().T):  # GPT-2 stores [K, O]
@@ -53,9 +54,11 @@ class OriginalWeights:
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).float()
 
 
-def interpreted(module: Module, spec: Mapping[str, Any]) -> Executor:
-    """The program over its own weights."""
-    return ReferenceExecutor(module, spec)
+def interpreted(module: Module, spec: Mapping[str, Any], *, rounding: bool = True) -> Executor:
+    """The program over its own weights; without `rounding`, activations stay as they are."""
+    if rounding:
+        return ReferenceExecutor(module, spec)
+    return ReferenceExecutor(module, spec, calls=_unrounded(module, _own(module)), plain=True)
 
 
 def unrounded(module: Module, spec: Mapping[str, Any], weights: OriginalWeights) -> Executor:
@@ -63,25 +66,59 @@ def unrounded(module: Module, spec: Mapping[str, Any], weights: OriginalWeights)
 
     What is left is its structure, and the weights that were never quantized.
     """
-    return ReferenceExecutor(module, spec, calls=_calls(module, weights.read), plain=True)
+    calls = {**_unrounded(module, weights.read), **_tables(module, weights.read)}
+    return ReferenceExecutor(module, spec, calls=calls, plain=True)
 
 
-def _calls(module: Module, read: Callable[[str], Tensor]) -> Calls:
-    """What stands in for every operator that rounds, or reads a rounded weight."""
+Read = Callable[[str], Tensor]
+"""Name of a quantized weight, as it is held, to its values [O, K]."""
+
+
+def _own(module: Module) -> Read:
+    """The stored values."""
+    layouts = {
+        _held(node.args[1]): normalized(node)[0][6:9]
+        for node in module.find(_OPS.quantized_linear.default)
+    }
+
+    def read(held: str) -> Tensor:
+        parts = [module.weights[n] if (n := f"{held}.{part}") in module.weights else None for part in PARTS]
+        assert parts[0] is not None
+        assert parts[1] is not None
+        return dequantize(parts[0], parts[1], parts[2], parts[3], *layouts[held], torch.float32)
+
+    return read
+
+
+def _unrounded(module: Module, read: Read) -> dict[fx.Node, Callable[..., Any]]:
+    """What stands in for every operator that rounds something computed."""
     calls: dict[fx.Node, Callable[..., Any]] = {}
     for node in module.nodes():
         if node.target is _OPS.quantized_linear.default:
             calls[node] = partial(_linear, partial(read, _held(node.args[1])))
-        elif node.target is _OPS.quantized_embedding.default:
-            calls[node] = partial(_embedding, partial(read, _held(node.args[1])))
-        elif node.target is _OPS.dequantize.default:
-            weight = isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
-            calls[node] = partial(_weight, partial(read, _held(node.args[0]))) if weight else _first
+        elif node.target is _OPS.dequantize.default and not _is_table(node):
+            calls[node] = _first
         elif node.target is _OPS.quantize_activation.default:
             calls[node] = _with_ones
         elif node.target is _OPS.quantize_static.default:
             calls[node] = _first
     return calls
+
+
+def _tables(module: Module, read: Read) -> dict[fx.Node, Callable[..., Any]]:
+    """What stands in for every other operator that reads a quantized weight."""
+    calls: dict[fx.Node, Callable[..., Any]] = {}
+    for node in module.nodes():
+        if node.target is _OPS.quantized_embedding.default:
+            calls[node] = partial(_embedding, partial(read, _held(node.args[1])))
+        elif node.target is _OPS.dequantize.default and _is_table(node):
+            calls[node] = partial(_weight, partial(read, _held(node.args[0])))
+    return calls
+
+
+def _is_table(node: fx.Node) -> bool:
+    """Whether a dequantize reads a stored weight."""
+    return isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
 
 
 def _held(packed: Any) -> str:

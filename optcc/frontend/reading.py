@@ -53,8 +53,11 @@ def original_tokenizer(source: ModelSource) -> OriginalTokenizer | str:
         return "the model has no directory"
     import transformers
 
+    # By the kind of model, AutoTokenizer may build another pre-tokenizer than the one that tokenizer.json describes.
+    fast = (source.directory / "tokenizer.json").is_file()
+    kind: Any = transformers.PreTrainedTokenizerFast if fast else transformers.AutoTokenizer
     try:
-        made = transformers.AutoTokenizer.from_pretrained(source.directory, local_files_only=True)
+        made = kind.from_pretrained(source.directory, local_files_only=True)
     except Exception as error:  # whatever a vendor's loader raises, the artifact may still be right
         return f"transformers can't load it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     return OriginalTokenizer(made, end_tokens(source.directory))

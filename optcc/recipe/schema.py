@@ -23,6 +23,7 @@ METRICS = (
     "greedy",
     "structure",
     "lowering",
+    "rounding",
     "serving",
     "weights",
     "cosine",

@@ -169,12 +169,8 @@ def _other_tables(module: Module) -> None:
 
 def _positions(module: Module) -> None:
     """Learned positions, looked up one too far."""
-    table = next(
-        n for n in ops(module, "aten.embedding.default") if any(w in str(n.args[0]) for w in ("wpe", "positions"))
-    )
-    ids = table.args[1]
-    later = Builder(module, table).call(_A.add.Tensor, ids, 1)
-    set_operand(table, "indices", later)
+    name = next(n for n in module.weights if "wpe" in n)
+    change_weight(module, name, lambda w: w.roll(-1, 0))
 
 
 def _windows_exchanged(module: Module) -> None:
@@ -284,8 +280,8 @@ FAULTS = (
     Fault("attention's result dropped, one layer", "pass", _edit(_branch_dropped)),
     Fault("final norm dropped", "pass", _edit(_final_norm)),
     Fault("gelu for silu", "pass", _edit(_gelu("gelu"), "fuse.gated-mlp")),
-    Fault("gelu by tanh or erf", "pass", _edit(_gelu("gelu"), "fuse.gated-mlp"), "gemma2"),
-    Fault("gelu by tanh or erf, not gated", "pass", _edit(_approximate), "gpt_neox"),
+    Fault("gelu by tanh or erf", "pass", _edit(_gelu("gelu"), "fuse.gated-mlp"), "gemma2-lively", ("fp32",)),
+    Fault("gelu by tanh or erf, not gated", "pass", _edit(_approximate), "gpt_neox-lively", ("fp32",)),
     Fault("attention scale x 1.4", "pass", _edit(_operand("scale", lambda s: s * 2**0.5, _ATTENTION))),
     Fault("attention scale x 1.05, one layer", "pass", _edit(_operand("scale", lambda s: s * 1.05, _ATTENTION, layer=1))),
     Fault("attention softcap dropped", "pass", _edit(_operand("softcap", lambda _: 0.0, _ATTENTION)), "gemma2"),

@@ -63,8 +63,10 @@ def write_model(name: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
     """The zoo's model `name`, larger, with a tokenizer; each seed has other weights.
 
     Random weights are brought to where limits for trained models mean something: layers that add little each, and
-    logits as far apart as those of trained models.
+    logits as far apart as those of trained models (`NAME-lively` leaves both out). Heads are not tied, where the fault
+    needs no tied one: a random tied head says the token it has just read, unless the last norm has random signs.
     """
+    name, _, lively = name.partition("-")
     model, config = zoo.build(name, **_SIZES.get(name, _WIDE), **changes)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -74,9 +76,10 @@ def write_model(name: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
                 parameter.copy_(parameter.flatten()[order].view_as(parameter))
             post = name in ("gemma2", "gemma3", "olmo2")
             if re.search(_POST if post else _OUT, key):
-                _scale(parameter, GAIN, zoo.ZOO[name].norm_plus_one and post)
+                _scale(parameter, 1.0 if lively else GAIN, zoo.ZOO[name].norm_plus_one and post)
     model.tie_weights()
-    _spread(model, name)
+    if not lively:
+        _spread(model, name)
     config.architectures = [type(model).__name__]
     config.dtype = torch.float32
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,13 +90,15 @@ def write_model(name: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 _WIDE: dict[str, Any] = {
+    "tie_word_embeddings": False,
     "vocab_size": VOCAB,
     "max_position_embeddings": 256,
     "hidden_size": 128,
     "intermediate_size": 256,
 }
 _SIZES: dict[str, dict[str, Any]] = {
-    "gpt2": {"vocab_size": VOCAB, "n_embd": 128, "n_positions": 256},
+    "qwen3": {**_WIDE, "tie_word_embeddings": True},
+    "gpt2": {"tie_word_embeddings": False, "vocab_size": VOCAB, "n_embd": 128, "n_positions": 256},
     "opt": {"vocab_size": VOCAB, "max_position_embeddings": 256},
     "gemma2": {**_WIDE, "final_logit_softcapping": 12.0},
 }
@@ -113,6 +118,9 @@ def _spread(model: Any, name: str) -> None:
         if "norm" in type(module).__name__.lower() and not re.search(r"layers\.|\.h\.", key)
     )
     with torch.no_grad():
+        if model.config.tie_word_embeddings:
+            signs = torch.randint(0, 2, last.weight.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+            last.weight.mul_(signs)
         for _ in range(3):
             factor = SPREAD / float(model(input_ids=words, use_cache=False).logits.std())
             for key, parameter in last.named_parameters():

@@ -135,17 +135,15 @@ def _keeps_floats(p: Planting) -> None:
 
 def _skips_one(p: Planting) -> None:
     """A quantizer that forgets the last weight of its list."""
-    from optcc.quant import weight_pass
+    from optcc.passes.quantize import linear
 
-    select = weight_pass.select_weights
-    calls: list[int] = []
+    attach = linear.attach_weight
 
-    def fewer(*args: Any, **kwargs: Any) -> list[Selected]:
-        found = select(*args, **kwargs)
-        calls.append(1)
-        return found if len(calls) < 2 else found[:-1]
+    def wrong(module: Module, selected: Selected, *rest: Any) -> None:
+        if "layers.2.mlp.down_proj" not in selected.name:
+            attach(module, selected, *rest)
 
-    p.patch.setattr(weight_pass, "select_weights", fewer)
+    p.patch.setattr(linear, "attach_weight", wrong)
 
 
 def _activations(p: Planting, **operands: object) -> None:
