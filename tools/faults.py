@@ -1,7 +1,7 @@
 """Plants every fault of tests/faults and writes what caught it: benchmarks/results/faults-<date>.md.
 
-`python -m tools.faults [--only TEXT] [--recipe NAME] [--record FILE] [--out FILE]`. The record is JSON lines; what is in
-it already is not run again, so that a long run may be stopped and continued.
+`python -m tools.faults [--only TEXT] [--recipe NAME] [--record FILE] [--out FILE]`. The record is JSON lines; what is
+in it already is not run again, so that a long run may be stopped and continued.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ def page(outcomes: list[Outcome], commit: str) -> str:
     caught = sum(o.caught for o in outcomes)
     faults = {o.fault for o in outcomes}
     everywhere = {f for f in faults if all(o.caught for o in outcomes if o.fault == f)}
+    summary = (
+        f"{len(faults)} faults under {len({o.recipe for o in outcomes})} recipes, {len(outcomes)} compiles of tiny "
+        f"models at the presets' own limits: {caught} compiles fail ({caught / len(outcomes):.1%}); {len(everywhere)} "
+        "faults are caught under every recipe that they were planted in."
+    )
     lines = [
         f"# Planted faults, {date.today()}",
         "",
         f"Commit {commit}; {host.cores} cores, {host.cpu}; {host.python}. Repeat with `python -m tools.faults`.",
         "",
-        f"{len(faults)} faults under {len({o.recipe for o in outcomes})} recipes, {len(outcomes)} compiles of tiny models",
-        f"at the presets' own limits: {caught} of {len(outcomes)} compiles fail ({caught / len(outcomes):.1%}); "
-        f"{len(everywhere)} of {len(faults)} faults are caught under every recipe that they were planted in.",
+        summary,
         "",
         "| fault | strikes | model | recipe | caught by | figure |",
         "|---|---|---|---|---|---|",
@@ -77,7 +80,9 @@ def main() -> int:
                 with record.open("a") as file:
                     file.write(json.dumps(asdict(outcome)) + "\n")
             mark = "caught" if outcome.caught else "MISSED"
-            print(f"{mark} {outcome.recipe:9} {outcome.fault}: {outcome.by}: {outcome.figure} ({outcome.seconds} s)")
+            print(
+                f"{mark} {outcome.recipe:9} {outcome.fault}: {outcome.by}: {outcome.figure} ({outcome.seconds} s)"
+            )
             outcomes.append(outcome)
     if given.out:
         given.out.write_text(page(outcomes, revision()))

@@ -47,9 +47,7 @@ class OnnxExecutor:
         graph: a serialized model to run in place of the artifact's own.
     """
 
-    def __init__(
-        self, root: Path, spec: Mapping[str, Any], threads: int, graph: bytes | None = None
-    ) -> None:
+    def __init__(self, root: Path, spec: Mapping[str, Any], threads: int, graph: bytes | None = None) -> None:
         self._spec = ModelSpec.from_json(spec)
         kind = (self._spec.kv_dtype, self._spec.kv_scale)
         if kind not in (("float32", ""), ("int8", "float32")):

@@ -48,7 +48,12 @@ METRICS: Mapping[str, Metric] = {
         Metric("ppl_ratio", "at-most", "", "perplexity of the artifact / of the original"),
         Metric("greedy", "at-least", "fraction", "leading greedy tokens equal to the original's"),
         Metric("structure", "at-most", "nats", "KL of the program with the original's weights, worst token"),
-        Metric("lowering", "at-most", "nats", "KL of the backend from the program, activations unrounded, worst token"),
+        Metric(
+            "lowering",
+            "at-most",
+            "nats",
+            "KL of the backend from the program, activations unrounded, worst token",
+        ),
         Metric("rounding", "at-most", "nats", "mean KL of the artifact from its own program, per token"),
         Metric("serving", "at-most", "nats", "KL of a token served among others from the same alone, worst"),
         Metric("weights", "at-most", "", "error of a stored weight / that of rounding to nearest, worst"),
@@ -61,7 +66,7 @@ METRICS: Mapping[str, Metric] = {
 
 LINKS: Mapping[str, float] = {
     "structure": 1e-9,
-    "lowering": 1e-9,
+    "lowering": 1e-7,
     "rounding": 0.03,
     "serving": 1e-6,
     "weights": 4.0,

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from torch import fx
+
 from optcc.errors import ExportRefused, LedgerMismatch
 from optcc.export.stored import stored_weights
 from optcc.ir.module import Module
+from optcc.ir.ops.quantized import PARTS
+from optcc.ir.pattern import normalized
 from optcc.recipe.schemes import Scheme
 
 
@@ -22,8 +27,11 @@ def require_forms(module: Module, schemes: Iterable[Scheme], path: Path) -> None
         path: the weight file, for the message.
 
     Raises:
-        LedgerMismatch: naming the first weight that is not as its scheme says.
+        LedgerMismatch: naming the first weight that is not as its scheme says, or that is read with the scales of
+            another.
     """
+    for node in module.nodes():
+        _require_own_parts(node, path)
     by_name = {scheme.name: scheme for scheme in schemes}
     labels = module.attrs.get("schemes")
     try:
@@ -43,3 +51,25 @@ def require_forms(module: Module, schemes: Iterable[Scheme], path: Path) -> None
         else:
             continue
         raise LedgerMismatch(f"{weight.name} {what}", where=str(path))
+
+
+_FIRST = {
+    torch.ops.optcc.dequantize.default: 0,
+    torch.ops.optcc.quantized_linear.default: 1,
+    torch.ops.optcc.quantized_embedding.default: 1,
+}
+"""Where an operator's operands `packed`, `scale`, `zero` and `tensor_scale` begin."""
+
+
+def _require_own_parts(node: fx.Node, path: Path) -> None:
+    """All that an operator reads of a quantized weight must be parts of the same one."""
+    if node.target not in _FIRST:
+        return
+    first = _FIRST[node.target]  # type: ignore[index]
+    operands = normalized(node)[0][first : first + len(PARTS)]
+    if operands[0].op != "get_attr":  # computed, not stored
+        return
+    weight = str(operands[0].target).removesuffix(".packed")
+    for part, operand in zip(PARTS, operands, strict=True):
+        if operand is not None and str(operand.target) != f"{weight}.{part}":
+            raise LedgerMismatch(f"%{node.name} reads {weight} with {operand.target}", where=str(path))

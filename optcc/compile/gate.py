@@ -119,7 +119,9 @@ def check_decoder(
     report = report.with_greedy(compare_greedy(expected, asked.answers))
     links = measure_links(pair, sets, asked)
     found = links.measured
-    held = [p for p in parsed if p.metric not in LINKS or any(p.metric in metrics for metrics in found.values())]
+    held = [
+        p for p in parsed if p.metric not in LINKS or any(p.metric in metrics for metrics in found.values())
+    ]
     gate = judge(held, {**report.measurements(), **found}, report.tokens())
     return Checked(report, gate, (*notes, *links.notes), links)
 

@@ -26,7 +26,7 @@ from optcc.accuracy.metrics import FloatArray, compare_rows
 from optcc.backends.registry import load_backend
 from optcc.compile.pair import Pair
 from optcc.compile.program import OriginalWeights, interpreted, unrounded
-from optcc.compile.served import serve, shortfall, stops_wrongly
+from optcc.compile.served import score_together, serve, shortfall, stops_wrongly
 from optcc.compile.weight_error import WeightError, weight_error
 from optcc.errors import ExportRefused
 from optcc.export.stored import stored_weights
@@ -166,7 +166,8 @@ def _kls(
     program: Executor, texts: Sequence[Sequence[int]], others: Iterable[FloatArray]
 ) -> npt.NDArray[np.float64]:
     """KL(program || other) of every token."""
-    return np.concatenate([_kl(_rows(program, t), rows) for t, rows in zip(texts, others, strict=True)])
+    found = score_together(program, texts)
+    return np.concatenate([_kl(rows, other) for rows, other in zip(found, others, strict=True)])
 
 
 def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
@@ -175,11 +176,11 @@ def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
 
 def _structure(program: Executor, texts: Sequence[Sequence[int]], pair: Pair) -> Estimate:
     """The largest KL(original || program with the original's weights)."""
-    found = []
-    for text in texts:
+    parts = []
+    for text, found in zip(texts, score_together(program, texts), strict=True):
         original = np.concatenate(list(pair.original.logits(np.array(text, np.int64))))
-        found.append(_kl(original, _rows(program, text)))
-    return _worst(np.concatenate(found))
+        parts.append(_kl(original, found))
+    return _worst(np.concatenate(parts))
 
 
 def _original_weights(pair: Pair, module: Module) -> OriginalWeights | str:

@@ -40,13 +40,12 @@ class OriginalWeights:
 
     def find(self, weight: StoredWeight) -> Tensor | None:
         """The original of one weight, [O, K] as linears read it; None if there is none of this name and shape."""
-        found = self._parameters.get(weight.name.removesuffix(".transposed"))
+        name = weight.name.removesuffix(".transposed")  # GPT-2 stores [K, O]
+        found = self._parameters.get(name)
         if found is None or found.ndim != 2:
             return None
-        for value in (found.detach(), found.detach().T):  # GPT-2 stores [K, O]
-            if tuple(value.shape) == (weight.rows, weight.width):
-                return value
-        return None
+        value = found.detach() if name == weight.name else found.detach().T
+        return value if tuple(value.shape) == (weight.rows, weight.width) else None
 
     def read(self, held: str) -> Tensor:
         """All rows of a weight as the artifact holds it, stacked ones one below the other; float32."""
@@ -77,8 +76,7 @@ Read = Callable[[str], Tensor]
 def _own(module: Module) -> Read:
     """The stored values."""
     layouts = {
-        _held(node.args[1]): normalized(node)[0][6:9]
-        for node in module.find(_OPS.quantized_linear.default)
+        _held(node.args[1]): normalized(node)[0][6:9] for node in module.find(_OPS.quantized_linear.default)
     }
 
     def read(held: str) -> Tensor:

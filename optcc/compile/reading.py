@@ -53,9 +53,7 @@ def require_same_reading(
     return None
 
 
-def _differences(
-    tools: TextTools, original: OriginalTokenizer, ends: Sequence[int] | None
-) -> Iterator[str]:
+def _differences(tools: TextTools, original: OriginalTokenizer, ends: Sequence[int] | None) -> Iterator[str]:
     for text in _samples():
         for special in (False, True):
             found = tools.tokenizer.encode(text, add_special=special)
@@ -65,22 +63,34 @@ def _differences(
         if tools.tokenizer.decode(wanted) != original.decode(wanted):
             yield f"the tokens of {text[:30]!r} become another text"
     if (tools.render is not None) != original.chats:
-        yield f"it has {'a' if tools.render else 'no'} chat template, the model has {'one' if original.chats else 'none'}"
-    if tools.render is not None:
+        yield (
+            "its chat template is missing" if original.chats else "it has a chat template, the model has none"
+        )
+    elif tools.render is not None:
         for chat in _CHATS:
-            if tools.render(chat) != original.render(chat):
-                yield f"its chat template writes {tools.render(chat)[-60:]!r} at the end, the model's {original.render(chat)[-60:]!r}"
-    for stops, whose in ((ends, "the engine"), (tools.tokenizer.special.eos_token_ids, "tokenizer/special.json")):
+            found_text, wanted_text = tools.render(chat), original.render(chat)
+            if found_text != wanted_text:
+                yield f"a chat ends in {found_text[-50:]!r}, the model's in {wanted_text[-50:]!r}"
+    special_ends = tools.tokenizer.special.eos_token_ids
+    for stops, whose in ((ends, "the engine"), (special_ends, "tokenizer/special.json")):
         if stops is not None and (lost := original.ends - set(stops)):
             yield f"the model ends answers at {sorted(lost)}, {whose} only at {sorted(stops)}"
 
 
 def _samples() -> list[str]:
-    return [prose_documents()[0][:_CHARACTERS], code_documents()[0][:_CHARACTERS], _ODD, " ".join(PROMPTS[:4])]
+    return [
+        prose_documents()[0][:_CHARACTERS],
+        code_documents()[0][:_CHARACTERS],
+        _ODD,
+        " ".join(PROMPTS[:4]),
+    ]
 
 
 def _first_difference(found: Sequence[int], wanted: Sequence[int], text: str) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+    at = next(
+        (i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b),
+        min(len(found), len(wanted)),
+    )
     return (
         f"{text[:20]!r}… becomes {len(found)} tokens with {list(found[at : at + 3])} at {at}, "
         f"the model reads {len(wanted)} with {list(wanted[at : at + 3])}"

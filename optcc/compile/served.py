@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,17 @@ def serve(
             if mine.any():
                 yield Served(r, batch.positions[wanted[mine]], logits[mine])
             done[r] = parts[index].stop
+
+
+def score_together(executor: Executor, texts: Sequence[Tokens]) -> list[FloatArray]:
+    """Logits of all rows of each text f32[S, V], all texts in one step: each weight is read once."""
+    needed = [executor.spec.blocks_for(len(t)) for t in texts]
+    ends = np.cumsum(needed).tolist()
+    executor.bind(ends[-1])
+    tables = [list(range(end - count, end)) for end, count in zip(ends, needed, strict=True)]
+    batch = _batch(texts, tables, range(len(texts)), [range(len(t)) for t in texts])
+    logits = executor.logits(executor.step(batch))
+    return [logits[a:b] for a, b in pairwise(batch.query_starts.tolist())]
 
 
 def _size(left: int, draw: np.random.Generator) -> int:

@@ -12,6 +12,7 @@ from optcc.ir.module import Module
 from optcc.quant.rounding import round_to_nearest, unpacked
 from optcc.recipe.schemes import WeightFormat
 
+
 @dataclass(frozen=True)
 class WeightError:
     """One stored weight.

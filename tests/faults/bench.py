@@ -80,15 +80,15 @@ class Bench:
             with pytest.MonkeyPatch.context() as patch:
                 save = PassCache.save
 
-                def first(self: PassCache, key: str, module: Module, rows: list[PassRecord], facts: Any) -> None:
+                def first(
+                    self: PassCache, key: str, module: Module, rows: list[PassRecord], facts: Any
+                ) -> None:
                     if not rows:
                         save(self, key, module, rows, facts)
 
                 patch.setattr(PassCache, "save", first)
                 off = self.recipe("fp32", "check.enabled=false")
-                compile_model(
-                    str(model), off, self.folder / "out", CompileOptions(cache=kept, speed=False)
-                )
+                compile_model(str(model), off, self.folder / "out", CompileOptions(cache=kept, speed=False))
         return kept
 
     def judge(self, fault: Fault, recipe: str) -> Outcome:
@@ -119,7 +119,9 @@ def verdict(result: CompileResult) -> tuple[bool, str, str]:
     assert check is not None
     failed = [v for v in check["gate"]["verdicts"] if v["outcome"] == "fail"]
     metrics = list(dict.fromkeys(v["metric"] for v in failed))
-    worst = {m: max((_figure(v) for v in failed if v["metric"] == m), key=lambda x: x != x or x) for m in metrics}
+    worst = {
+        m: max((_figure(v) for v in failed if v["metric"] == m), key=lambda x: x != x or x) for m in metrics
+    }
     if result.ok:
         return False, "passed", closest(result)
     if not failed:

@@ -25,7 +25,9 @@ def _edit(edit: EditModule, after: str = LAST) -> Callable[[Planting], None]:
     return lambda p: p.after(after, edit)
 
 
-def _operand(name: str, change: Callable[[Any], Any], *operators: str, layer: int | None = None) -> EditModule:
+def _operand(
+    name: str, change: Callable[[Any], Any], *operators: str, layer: int | None = None
+) -> EditModule:
     """Another value for an operand: of all such nodes, or of one layer's."""
 
     def edit(module: Module) -> None:
@@ -138,8 +140,7 @@ def _default_frequencies(inverse: torch.Tensor) -> torch.Tensor:
 def _queries_ahead(module: Module) -> None:
     """Queries are rotated for the position after their own."""
     nodes = ops(module, "optcc.rope.default")
-    cos, sin = nodes[0].args[1:3]
-    angle = cos.args[0]  # type: ignore[union-attr]
+    angle = nodes[0].args[1].args[0]  # type: ignore[union-attr]
     build = Builder(module, nodes[0])
     step = build.weight(next(n for n in module.weights if n.endswith("inv_freq")))
     later = build.call(_A.add.Tensor, angle, step)
@@ -264,6 +265,10 @@ def _layer_norm_bias(module: Module) -> None:
         set_operand(node, "bias", None)
 
 
+def _slightly(value: float) -> float:
+    return value * 1.05
+
+
 _ATTENTION = "optcc.attention.default"
 FAULTS = (
     Fault("gate and up swapped", "pass", _swap_stack),
@@ -283,7 +288,7 @@ FAULTS = (
     Fault("gelu by tanh or erf", "pass", _edit(_gelu("gelu"), "fuse.gated-mlp"), "gemma2-lively", ("fp32",)),
     Fault("gelu by tanh or erf, not gated", "pass", _edit(_approximate), "gpt_neox-lively", ("fp32",)),
     Fault("attention scale x 1.4", "pass", _edit(_operand("scale", lambda s: s * 2**0.5, _ATTENTION))),
-    Fault("attention scale x 1.05, one layer", "pass", _edit(_operand("scale", lambda s: s * 1.05, _ATTENTION, layer=1))),
+    Fault("attention scale x 1.05, one layer", "pass", _edit(_operand("scale", _slightly, _ATTENTION, layer=1))),
     Fault("attention softcap dropped", "pass", _edit(_operand("softcap", lambda _: 0.0, _ATTENTION)), "gemma2"),
     Fault("final softcap dropped", "pass", _edit(_no_final_softcap), "gemma2"),
     Fault("query scale of the head width", "pass", _edit(_operand("scale", lambda _: 32**-0.5, _ATTENTION)), "gemma2"),

@@ -14,6 +14,7 @@ from optcc.runtime.executor import Batch
 from tests.faults.fault import Fault
 from tests.faults.plant import Planting
 
+_GATED = "optcc.gated_activation.default"
 _ATTENTION = "optcc.paged_attention.default"
 Operands = list[Any]
 
@@ -272,7 +273,7 @@ FAULTS = (
     Fault("lowered window off by one", "lowering", _given(_ATTENTION, 10, lambda w: w - 1), "mistral"),
     Fault("lowered softcap dropped", "lowering", _given(_ATTENTION, 11, lambda c: 0.0), "gemma2"),
     Fault("lowered rope interleaved", "lowering", _given("optcc.rope.default", 3, lambda i: not i)),
-    Fault("lowered activation gelu for silu", "lowering", _given("optcc.gated_activation.default", 1, lambda k: "gelu")),
+    Fault("lowered activation gelu for silu", "lowering", _given(_GATED, 1, lambda k: "gelu")),
     Fault("lowered key and value pools exchanged", "lowering", _swapped(1, 2)),
     Fault("lowered rotary sine and cosine exchanged", "lowering", _swapped(1, 2, "optcc.rope.default")),
     Fault("KV scales of keys and values exchanged", "lowering", _swapped(12, 13), recipes=("kv8",)),

@@ -155,6 +155,14 @@ def _activations(p: Planting, **operands: object) -> None:
     p.after("fuse.dequant-linear", edit)
 
 
+def _per_token(p: Planting) -> None:
+    _activations(p, act_group=0)
+
+
+def _unrounded(p: Planting) -> None:
+    _activations(p, act_format="")
+
+
 def _swapped_layers(p: Planting) -> None:
     """Two layers' weights of one shape exchanged."""
 
@@ -245,7 +253,7 @@ FAULTS = (
     Fault("one weight skipped", "quantizer", _skips_one, recipes=("int8",)),
     Fault("tied table quantized twice", "quantizer", _only("embed_tokens", _twice), "qwen3", recipes=QUANTIZED),
     Fault("tied table, one side updated", "quantizer", _one_side, "qwen3", recipes=QUANTIZED),
-    Fault("activation scale per token, not per group", "quantizer", lambda p: _activations(p, act_group=0), recipes=QUANTIZED),
-    Fault("activations not quantized", "quantizer", lambda p: _activations(p, act_format=""), recipes=QUANTIZED),
+    Fault("activation scale per token, not per group", "quantizer", _per_token, recipes=QUANTIZED),
+    Fault("activations not quantized", "quantizer", _unrounded, recipes=QUANTIZED),
     Fault("GPTQ carries errors with the wrong sign", "quantizer", _gptq_feedback, recipes=("int4-gptq",)),
 )  # fmt: skip

@@ -83,9 +83,7 @@ def _stale_after_preemption(p: Planting) -> None:
 
 def _floor_blocks(p: Planting) -> None:
     """One block too few when a request ends inside one."""
-    p.patch.setattr(
-        ModelSpec, "blocks_for", lambda self, tokens: max(1, tokens // self.block_size)
-    )
+    p.patch.setattr(ModelSpec, "blocks_for", lambda self, tokens: max(1, tokens // self.block_size))
 
 
 def _no_end(p: Planting) -> None:
@@ -105,8 +103,13 @@ def _late_end(p: Planting) -> None:
     append = Engine._append
 
     def wrong(self: Engine, entry: Any, token: int, now: float) -> Any:
-        ends, entry.state.eos = entry.state.eos, frozenset(
-            entry.state.eos if entry.state.generated and entry.state.generated[-1] in entry.state.eos else ()
+        ends, entry.state.eos = (
+            entry.state.eos,
+            frozenset(
+                entry.state.eos
+                if entry.state.generated and entry.state.generated[-1] in entry.state.eos
+                else ()
+            ),
         )
         if entry.state.generated and entry.state.generated[-1] in ends:
             entry.state.eos = frozenset({token})

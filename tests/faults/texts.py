@@ -72,6 +72,14 @@ def _no_decoder(data: dict[str, Any]) -> None:
     data["decoder"] = None
 
 
+def _no_processor(data: dict[str, Any]) -> None:
+    data["post_processor"] = None
+
+
+def _chatml(p: Planting) -> None:
+    _file("chat_template.jinja", lambda _: _CHATML)(p)
+
+
 def _no_template(p: Planting) -> None:
     p.written(lambda root: (root / "tokenizer" / "chat_template.jinja").unlink())
 
@@ -133,10 +141,10 @@ FAULTS = (
     Fault("a blank before every text", "tokenizer", _tokens(_prefix_space), recipes=ONCE),
     Fault("text in lower case", "tokenizer", _tokens(_lower_case), recipes=ONCE),
     Fault("decoder missing", "tokenizer", _tokens(_no_decoder), recipes=ONCE),
-    Fault("begin-of-text token dropped", "tokenizer", _tokens(lambda d: d.update(post_processor=None)), recipes=ONCE),
+    Fault("begin-of-text token dropped", "tokenizer", _tokens(_no_processor), recipes=ONCE),
     Fault("begin-of-text token wrong", "tokenizer", _special(bos_token_id=2, add_bos=True), recipes=ONCE),
     Fault("end tokens missing", "tokenizer", _special(eos_token_ids=[5]), recipes=ONCE),
-    Fault("chat template of another family", "tokenizer", _file("chat_template.jinja", lambda _: _CHATML), recipes=ONCE),
+    Fault("chat template of another family", "tokenizer", _chatml, recipes=ONCE),
     Fault(
         "generation prompt missing",
         "tokenizer",
