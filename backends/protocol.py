@@ -151,6 +151,14 @@ class Backend(Protocol):
         """Open a decoder's files for serving. `threads` 0 means one per physical core."""
         ...
 
+    def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
+        """The same decoder with activations that no linear rounds, for checks; None if there is no such thing.
+
+        Rounding turns a difference in a sum's last bit into noise as large as its own, in which mistakes of a lowering
+        hide. Arguments as of `open_decoder`.
+        """
+        ...
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """Open a plain function's files."""
         ...

@@ -487,6 +487,19 @@ class BadCheckData(OptccError):
     code = "E802"
 
 
+class TokenizerDiffers(OptccError):
+    """The artifact reads or writes text in another way than the model it was made from.
+
+    Original and artifact are compared on the same tokens, so a wrong tokenizer, chat template or end token would not
+    show in any measurement. Before anything is measured, the artifact's own files are held against the model's
+    tokenizer as transformers loads it: tokens of texts, text of tokens, a conversation with its generation prompt, and
+    the tokens that end an answer. If the model's files are as they should be, this is a bug of optcc.
+    """
+
+    code = "E803"
+    exit_code = 1
+
+
 class ContractBroken(OptccError):
     """A pass changed what the model computes by more than it promised.
 

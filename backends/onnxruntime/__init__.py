@@ -98,6 +98,14 @@ class OnnxRuntime:
 
         return OnnxExecutor(root, spec, threads)
 
+    def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
+        """The graph with its linears told to leave activations alone."""
+        from optcc.backends.onnxruntime.executor import OnnxExecutor
+        from optcc.backends.onnxruntime.unrounded import unrounded
+
+        graph = unrounded(root)
+        return None if graph is None else OnnxExecutor(root, spec, threads, graph)
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The graph, called."""
         from optcc.backends.onnxruntime.executor import OnnxFunction

@@ -44,9 +44,10 @@ class OnnxExecutor:
         root: the artifact.
         spec: the manifest's `spec`.
         threads: 0 means one per physical core.
+        graph: a serialized model to run in place of the artifact's own.
     """
 
-    def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, root: Path, spec: Mapping[str, Any], threads: int, graph: bytes | None = None) -> None:
         self._spec = ModelSpec.from_json(spec)
         kind = (self._spec.kv_dtype, self._spec.kv_scale)
         if kind not in (("float32", ""), ("int8", "float32")):
@@ -55,7 +56,7 @@ class OnnxExecutor:
                 "this backend has float32, and int8 with float32 scales",
                 where="manifest.json: spec",
             )
-        self._session = open_session(root, threads)
+        self._session = open_session(root, threads, graph)
         self._binding = self._session.io_binding()
         # Pools that ONNX Runtime's own operators write are results too.
         self._results = frozenset(value.name for value in self._session.get_outputs()) - {"logits"}

@@ -111,8 +111,13 @@ def _registered(made: Any, root: Path) -> Any:
     return made
 
 
-def open_session(root: Path, threads: int) -> Any:
+def open_session(root: Path, threads: int, graph: bytes | None = None) -> Any:
     """An InferenceSession over `root`; weights are mapped from the file.
+
+    Args:
+        root: the artifact.
+        threads: 0 means one per physical core.
+        graph: a serialized model to run over its weights, in place of the artifact's own.
 
     Raises:
         BackendUnavailable: no ONNX Runtime, or one that is too old.
@@ -125,9 +130,11 @@ def open_session(root: Path, threads: int) -> Any:
     import onnxruntime as ort
 
     made = _registered(options(threads), root)
+    if graph is not None:
+        made.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
     try:
         return ort.InferenceSession(
-            str(root / MODEL),
+            str(root / MODEL) if graph is None else graph,
             made,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=DISABLED,

@@ -85,9 +85,17 @@ class Reference:
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""
-        from optcc.backends.reference.executor import ReferenceExecutor
+        import torch
 
-        return ReferenceExecutor(root, spec, threads)
+        from optcc.backends.reference.executor import ReferenceExecutor, open_module
+
+        if threads:
+            torch.set_num_threads(threads)
+        return ReferenceExecutor(open_module(root), spec)
+
+    def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
+        """None: what it would be compared with is itself."""
+        return None
 
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The interpreter, called."""

@@ -12,7 +12,7 @@ import torch
 from optcc.backends.reference.weights import open_weights
 from optcc.ir import ops  # noqa: F401 - registers the operators the text names
 from optcc.ir.formats import FORMATS, find_format
-from optcc.ir.interpret import interpret
+from optcc.ir.interpret import Calls, interpret
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
@@ -35,14 +35,22 @@ def _torch_type(name: str) -> torch.dtype:
 
 
 class ReferenceExecutor:
-    """A decoder, interpreted. Pools are tensors [N, K, G, C], one pair per layer, and one of scales if quantized."""
+    """A decoder, interpreted. Pools are tensors [N, K, G, C], one pair per layer, and one of scales if quantized.
 
-    def __init__(self, root: Path, spec: Mapping[str, Any], threads: int) -> None:
+    Args:
+        module: a decoder with a paged KV cache.
+        spec: the manifest's `spec`.
+        calls: what to call for some nodes in place of what they say.
+        plain: keep keys and values unrounded, in float32, whatever the module's pools are; `calls` then leave out
+            their quantization.
+    """
+
+    def __init__(
+        self, module: Module, spec: Mapping[str, Any], *, calls: Calls | None = None, plain: bool = False
+    ) -> None:
         self._spec = ModelSpec.from_json(spec)
-        self._module = open_module(root)
+        self._module, self._calls, self._plain = module, calls, plain
         self._pools: dict[str, torch.Tensor] = {}
-        if threads:
-            torch.set_num_threads(threads)
 
     @property
     def spec(self) -> ModelSpec:
@@ -59,7 +67,8 @@ class ReferenceExecutor:
         s = self._spec
         self._pools = {
             pool.name: torch.zeros(
-                (blocks, s.block_size, s.kv_heads, pool.channels), dtype=_torch_type(pool.dtype)
+                (blocks, s.block_size, s.kv_heads, pool.channels),
+                dtype=torch.float32 if self._plain else _torch_type(pool.dtype),
             )
             for pool in pools_of(s)
         }
@@ -75,7 +84,7 @@ class ReferenceExecutor:
             "logit_rows": batch.wanted_rows,
         }
         inputs = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-        return interpret(self._module, {**inputs, **self._pools})["logits"]
+        return interpret(self._module, {**inputs, **self._pools}, calls=self._calls)["logits"]
 
     def logits(self, handle: StepHandle) -> FloatArray:
         """f32[W, V]."""

@@ -47,12 +47,35 @@ METRICS: Mapping[str, Metric] = {
         Metric("nll", "at-most", "nats", "rise of the mean negative log-likelihood of the text"),
         Metric("ppl_ratio", "at-most", "", "perplexity of the artifact / of the original"),
         Metric("greedy", "at-least", "fraction", "leading greedy tokens equal to the original's"),
+        Metric("structure", "at-most", "nats", "KL of the program with the original's weights, worst token"),
+        Metric(
+            "lowering",
+            "at-most",
+            "nats",
+            "KL of the backend from the program, activations unrounded, worst token",
+        ),
+        Metric("rounding", "at-most", "nats", "mean KL of the artifact from its own program, per token"),
+        Metric("serving", "at-most", "nats", "KL of a token served among others from the same alone, worst"),
+        Metric("weights", "at-most", "", "error of a stored weight / that of rounding to nearest, worst"),
         Metric("cosine", "at-least", "", "mean cosine of output vectors", "output"),
         Metric("cosine_min", "at-least", "", "smallest cosine of any output vector seen", "output"),
         Metric("max_abs", "at-most", "", "largest absolute error of any output element seen", "output"),
         Metric("sqnr", "at-least", "dB", "signal power / error power of the outputs", "output"),
     )
 }
+
+LINKS: Mapping[str, float] = {
+    "structure": 1e-9,
+    "lowering": 1e-7,
+    "rounding": 0.03,
+    "serving": 1e-6,
+    "weights": 4.0,
+}
+"""Metrics of the steps from original to artifact, and their limits. Coarse weights have no part in them. `rounding` has
+room because a sum that differs in its last bit flips a rounding of activations now and then, and the next layers many:
+program and artifact are two samples of the same noise."""
+NARROW_STRUCTURE = 0.03
+"""The limit of `structure` where the program computes in a type of 8 or 11 bits and the original in float32."""
 
 
 @dataclass(frozen=True)

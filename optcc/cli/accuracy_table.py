@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 MARKS = {"pass": ("✓", "green"), "fail": ("✗", "red"), "undecided": ("?", "yellow")}
 _FRACTIONS = ("top1", "greedy")
 _FUNCTION_METRICS = ("cosine", "cosine_min", "max_abs", "sqnr", "top1")
+_MISTAKES = {
+    "structure": "a pass changed what the program computes",
+    "lowering": "the backend computes something else than the program",
+    "rounding": "the backend rounds in another way than the program",
+    "serving": "kernels or engine mix up requests, pages or chunks",
+    "weights": "a weight is stored further from the original than rounding explains",
+}
+"""What a failed link from original to artifact says. These are bugs, of optcc or of a pass of the user's own."""
 _RANK = {"fail": 0, "undecided": 1, "pass": 2}
 
 
@@ -120,6 +128,9 @@ def mending(check: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     undecided = [v for v in verdicts if v["outcome"] == "undecided" and v["measured"] is not None]
     if undecided:
         found.append(f"to decide what is undecided: --set check.tokens={_tokens(check, undecided, recipe)}")
+    broken = [v for v in failed if v["metric"] in _MISTAKES]
+    found += dict.fromkeys(f"{v['metric']} is no loss to accept: {_MISTAKES[v['metric']]}" for v in broken)
+    failed = [v for v in failed if v not in broken]
     if failed:
         gentler = _gentler(recipe)
         if gentler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from optcc.accuracy.data import TextSet
+from optcc.accuracy.overlap import marks
 from optcc.artifact.digest import sha256_file
 from optcc.compile.arrays import arrays_digest
 from optcc.compile.original import Original
@@ -80,6 +81,16 @@ def require_disjoint(recipe: Recipe) -> None:
             where=checked[digest],
             hint="what a pass learned from proves nothing about the artifact; split the data",
         )
+
+
+def learned_marks(data: Calibration) -> list[str]:
+    """What is kept of the tokens that passes learn from, so that the check can prove that it has others."""
+    return marks(b["input_ids"].reshape(-1).numpy() for b in data.batches if _is_window(b))
+
+
+def _is_window(batch: Mapping[str, Tensor]) -> bool:
+    """A decoder's; functions have batches of other shapes."""
+    return "input_ids" in batch and batch["input_ids"].dim() == 1
 
 
 def _of_texts(sets: Sequence[TextSet]) -> Calibration:

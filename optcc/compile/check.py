@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optcc.artifact import Manifest
@@ -12,7 +12,12 @@ from optcc.recipe import CheckOptions
 
 
 def check_pair(
-    pair: Pair, options: CheckOptions, limits: Mapping[str, float], watch: Watch, base: Path | None = None
+    pair: Pair,
+    options: CheckOptions,
+    limits: Mapping[str, float],
+    watch: Watch,
+    base: Path | None = None,
+    learned: Sequence[str] = (),
 ) -> Checked:
     """Compare both sides of an open pair.
 
@@ -22,9 +27,10 @@ def check_pair(
         limits: metric to limit.
         watch: told about progress.
         base: directory that data files are relative to.
+        learned: marks of the text that passes learned from.
     """
     if pair.manifest.kind == "decoder":
-        return check_decoder(pair, options, limits, watch, base)
+        return check_decoder(pair, options, limits, watch, base, learned)
     return check_function(pair, options, limits, watch, base)
 
 

@@ -20,8 +20,9 @@ from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
 from optcc.cache import cache_limit, default_cache, prune, using
 from optcc.compile.cache import Entry, PassCache, next_key, source_digest, start_key, versions
-from optcc.compile.calibrate import calibration, require_disjoint
+from optcc.compile.calibrate import calibration, learned_marks, require_disjoint
 from optcc.compile.check import check_pair
+from optcc.compile.forms import require_forms
 from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
@@ -98,6 +99,7 @@ class Job:
         self.prover: Prove | None = None
         self.lowered: dict[str, Any] | None = None
         self.learned: dict[str, Any] | None = None
+        self.marks: list[str] = []
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -176,6 +178,7 @@ class Job:
                         source, self.load, module, self.recipe.calibrate, self.recipe.base
                     )
                     self.learned = {"digest": ctx.calibration.digest, "tokens": ctx.calibration.tokens}
+                    self.marks = learned_marks(ctx.calibration)
                 ctx.scratch = self.cache.scratch(keys[index + 1])
                 run_pass(module, steps[index], ctx, instruments, after=str(Pipeline(steps[:index])))
                 self.intents = settle(self.intents, module)
@@ -199,6 +202,7 @@ class Job:
         weights = writer.path("weights.safetensors")
         padding = sum(t.padding for t in stored)
         ledger = balance(self.original_bytes, self.intents, module, sizes, weights, plan.kv(), padding)
+        require_forms(module, plan.schemes(self.recipe.base).values(), weights)
         minimum = backend.compile(module, writer.root, spans)
         writer.write("model.ir", module_text(module))
         if source.directory is not None:
@@ -229,7 +233,9 @@ class Job:
         if not self.recipe.check.enabled:
             return None
         self.stage("check")
-        return check_pair(pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base)
+        return check_pair(
+            pair, self.recipe.check, self.limits(plan), self.progress.step, self.recipe.base, self.marks
+        )
 
     def limits(self, plan: Plan) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults."""
@@ -347,7 +353,7 @@ class Job:
         prove.before(step, module, ctx)
         self.record.add(known.records[-1])
         self.intents = [Intent(**i) for i in known.facts["intents"]]
-        self.learned = known.facts["learned"]
+        self.learned, self.marks = known.facts["learned"], list(known.facts["marks"])
         prove.after(step, known.module, ctx, known.records[-1].changed)
         return known.module
 
@@ -376,7 +382,7 @@ class Job:
                 self.record.rows.extend(entry.records)
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
-                self.learned = entry.facts["learned"]
+                self.learned, self.marks = entry.facts["learned"], list(entry.facts["marks"])
                 return entry.module, done
         return self._captured(keys, source), 0
 
@@ -390,4 +396,5 @@ class Job:
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
             "learned": self.learned,
+            "marks": self.marks,
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optcc.accuracy.gates import METRICS
+from optcc.accuracy.gates import LINKS, METRICS, NARROW_STRUCTURE
 from optcc.backends.protocol import Backend
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
@@ -31,9 +31,11 @@ class Plan:
 
     Attributes:
         stages: stage name to its passes, in order; `lower` holds the backend's own.
+        dtype: what the program computes in.
     """
 
     stages: Mapping[str, tuple[Pass, ...]]
+    dtype: str = "float32"
 
     @property
     def pipeline(self) -> Pipeline:
@@ -82,11 +84,12 @@ class Plan:
 
         Where several limit one metric the loosest counts: it is what the coarsest of them alone may cost.
         """
-        subject = "text" if self.stages.get("serve") else "output"
+        decoder = bool(self.stages.get("serve"))
+        subject = "text" if decoder else "output"
         given = [(f"scheme {name}", scheme.limits) for name, scheme in self.schemes(base).items()]
         if form := self.kv():
             given.append((f"KV cache {form.type}", KV_LIMITS[form.type]))
-        found: dict[str, Default] = {}
+        found = self._link_limits() if decoder else {}
         for origin, limits in given:
             for metric, value in limits.items():
                 if METRICS[metric].subject != subject:
@@ -95,6 +98,16 @@ class Plan:
                 if metric not in found or loosest(value, found[metric].value) != found[metric].value:
                     found[metric] = Default(value, origin)
         return found
+
+    def _link_limits(self) -> dict[str, Default]:
+        """Limits of the steps from original to artifact, which every decoder is held to."""
+        farthest = [p.farthest for p in self.stages["quantize"] if isinstance(p, PackingPass)]
+        limits = {
+            **LINKS,
+            **({"weights": max(farthest)} if farthest else {}),
+            **({"structure": NARROW_STRUCTURE} if self.dtype != "float32" else {}),
+        }
+        return {name: Default(value, "every decoder") for name, value in limits.items()}
 
     def text(self) -> str:
         """The pipeline as text, one pass a line; it parses back."""
@@ -115,4 +128,4 @@ def make_plan(recipe: Recipe, backend: Backend) -> Plan:
         for stage, entries in recipe.passes.items()
     }
     lower = parse_pipeline(backend.pipeline())
-    return Plan({**stages, "lower": lower.passes})
+    return Plan({**stages, "lower": lower.passes}, recipe.model.dtype)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from optcc.accuracy.chat import ANSWER_TOKENS, ChatSource, plain_render
 from optcc.accuracy.data import Split, TextSet, load_text_sets
+from optcc.accuracy.overlap import REPEATED, SHARED, repeated, shared
 from optcc.compile.original import Original
+from optcc.errors import BadCheckData
 from optcc.recipe import CalibrateOptions, CheckOptions
 from optcc.runtime.chat import ChatTemplate
 from optcc.runtime.tokenizer import Tokenizer
@@ -80,3 +82,25 @@ def decoder_texts(
         base=base,
         bos=special.bos_token_id if special.add_bos else None,
     )
+
+
+def require_new(sets: Sequence[TextSet], learned: Sequence[str]) -> None:
+    """Raise BadCheckData if windows repeat each other, or hold text that passes learned from.
+
+    Args:
+        sets: what is about to be compared.
+        learned: `marks` of the calibration text, as it was used.
+    """
+    for text in sets:
+        share = repeated(text.windows)
+        if share > REPEATED:
+            raise BadCheckData(
+                f"{share:.0%} of the check's text {text.name!r} repeats other parts of it",
+                hint="intervals would be too narrow; give more text, or remove what is there twice",
+            )
+    share = shared(learned, [w for text in sets for w in text.windows])
+    if share > SHARED:
+        raise BadCheckData(
+            f"{share:.0%} of the text that passes learned from is in the check's text too",
+            hint="what a pass learned from proves nothing about the artifact; split the data",
+        )

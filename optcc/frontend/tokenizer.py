@@ -45,9 +45,7 @@ def special_tokens(directory: Path) -> SpecialTokens:
     config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
     settings, vocabulary = _json(directory / "tokenizer_config.json"), _added(directory)
     by_role = {role: text for role in _ROLES if (text := _text(settings.get(role))) is not None}
-    ends: set[int] = set()
-    for place in (generation, config):
-        ends |= set(_ids(place.get("eos_token_id")))
+    ends = set(end_tokens(directory))
     if by_role.get("eos_token") in vocabulary:
         ends.add(vocabulary[by_role["eos_token"]])
     if _template(directory, settings) is not None:
@@ -59,6 +57,12 @@ def special_tokens(directory: Path) -> SpecialTokens:
     if add_bos is None:
         add_bos = begin is not None and _post_processor_adds(directory, by_role.get("bos_token"))
     return SpecialTokens(tuple(sorted(ends)), begin, bool(add_bos), by_role)
+
+
+def end_tokens(directory: Path) -> frozenset[int]:
+    """The ids that a model's configurations say end an answer."""
+    places = (_json(directory / name) for name in ("generation_config.json", "config.json"))
+    return frozenset(token for place in places for token in _ids(place.get("eos_token_id")))
 
 
 def export_tokenizer(source: ModelSource, out_dir: Path) -> tuple[Path, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from optcc.ir.module import Module
 from optcc.pm.context import Context
@@ -33,6 +34,7 @@ class QuantizeLinear(WeightPass):
         search: ranges to try for every group besides the full one, for the least squared error; 0 takes the full one.
     """
 
+    farthest: ClassVar[float] = 1.5
     search: int = 0
 
     def select(self, module: Module, base: Path, taken: Collection[str] = ()) -> list[Selected]:

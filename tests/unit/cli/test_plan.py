@@ -36,6 +36,11 @@ def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
         "top1": (0.93, "scheme int8-g32-a8"),
         "nll": (0.5, "recipe ./base.yaml"),
         "greedy": (0.2, "recipe child"),
+        "structure": (1e-9, "every decoder"),
+        "lowering": (1e-7, "every decoder"),
+        "rounding": (0.03, "every decoder"),
+        "serving": (1e-6, "every decoder"),
+        "weights": (1.5, "every decoder"),
     }
 
 

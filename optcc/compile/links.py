@@ -1,0 +1,204 @@
+"""The way from original to artifact in links, each held tightly however coarse the weights are.
+
+KL to the original has to leave room for quantization, and a small mistake hides in that room. So each step is also
+measured by itself, on a few hundred tokens:
+
+* `weights`: what is stored for a weight, against that weight;
+* `structure`: the program with the original's weights and nothing rounded, against the original;
+* `lowering`: what the backend computes, against the program interpreted over the same stored weights, both without
+  rounding activations; and `rounding`: the same with it, which is noisy;
+* `serving`: a text served in chunks, among others, over used pages, against the same text alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from optcc.accuracy.data import TextSet
+from optcc.accuracy.intervals import Estimate, exact
+from optcc.accuracy.metrics import FloatArray, compare_rows
+from optcc.backends.registry import load_backend
+from optcc.compile.pair import Pair
+from optcc.compile.program import OriginalWeights, interpreted, unrounded
+from optcc.compile.served import score_together, serve, shortfall, stops_wrongly
+from optcc.compile.weight_error import WeightError, weight_error
+from optcc.errors import ExportRefused
+from optcc.export.stored import stored_weights
+from optcc.ir.module import Module
+from optcc.runtime.executor import Executor
+from optcc.runtime.score import score_windows
+
+_LENGTHS = (128, 101, 64, 35)
+"""Of the texts: several pages, ends inside and at the end of a page."""
+_LOGITS_BYTES = 64 << 20
+"""Held at a time. A large vocabulary gets shorter texts."""
+_TRANSFORMS = ("quantize.rotate", "quantize.smoothquant", "quantize.awq")
+"""Passes after which stored weights stand for others than the original's: two links have nothing to compare with."""
+_WORST = 3
+_MOST_NOISE = 0.05
+"""Nats per token. No kernel's order of summation explains more."""
+
+Measured = Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts, and what the engine answered greedily with `tokens` tokens at most."""
+
+    prompts: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Links:
+    """What was found.
+
+    Attributes:
+        measured: subject to metric to estimate, as `gates.judge` takes it. Facts about the tokens seen.
+        notes: links that could not be measured, and why; weights that are furthest off.
+        worst: the weights with the largest errors, worst first.
+    """
+
+    measured: Measured
+    notes: tuple[str, ...] = field(default=())
+    worst: tuple[WeightError, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "measured": {s: {m: e.to_json() for m, e in found.items()} for s, found in self.measured.items()},
+            "worst_weights": [{"name": w.name, "whole": w.whole, "block": w.worst} for w in self.worst],
+        }
+
+
+def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
+    """Measure all links of a decoder.
+
+    Args:
+        pair: original and artifact.
+        sets: texts of the check.
+        asked: the engine's greedy answers.
+    """
+    windows = [w for group in zip(*(s.windows for s in sets), strict=False) for w in group]
+    room = _LOGITS_BYTES // (4 * pair.decoder.spec.vocab)
+    share = min(1.0, room / sum(_LENGTHS))
+    lengths = [max(4, int(n * share)) for n in _LENGTHS]
+    texts = [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
+    alone = [_rows(pair.decoder, text) for text in texts]
+    allowance = _allowance(pair.decoder, texts[-1], alone[-1])
+    served = {
+        "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
+        "engine": {"serving": _answers(pair.decoder, asked, allowance)},
+    }
+    backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
+    module = backend.unpack(pair.root)
+    program = {"rounding": _mean(_kls(interpreted(module, spec), texts, alone))}
+    del alone
+    if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
+        plain = (_rows(executor, text) for text in texts)
+        program["lowering"] = _worst(_kls(interpreted(module, spec, rounding=False), texts, plain))
+        executor.close()
+    found = _original_weights(pair, module)
+    if isinstance(found, str):
+        return Links({**served, "program": program}, (found,))
+    program["structure"] = _structure(unrounded(module, spec, found), texts, pair)
+    errors = sorted(_errors(module, found), key=lambda e: -e.worst)
+    of_weights = {"weights": {"weights": exact(errors[0].worst, len(errors))}} if errors else {}
+    return Links({**served, "program": program, **of_weights}, (), tuple(errors[:_WORST]))
+
+
+def _rows(executor: Executor, text: Sequence[int]) -> FloatArray:
+    """Logits of one text by itself, f32[S, V]."""
+    return np.concatenate([chunk.copy() for chunk in score_windows(executor, [text])])
+
+
+def _kl(left: FloatArray, right: FloatArray) -> npt.NDArray[np.float64]:
+    """KL of each row, f64[n]."""
+    return compare_rows(left, right, np.zeros(len(left), np.int64)).kl
+
+
+def _worst(kl: npt.NDArray[np.float64]) -> Estimate:
+    """The largest; NaN if any is."""
+    return exact(float(kl.max()), len(kl))
+
+
+def _allowance(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:
+    """What a text may differ by from itself without a fault, in nats.
+
+    0 where rows are alike, whatever stands beside them. Kernels that sum in another order for another number of rows
+    flip roundings of activations, and no two batches agree: then it follows from how far two equal requests in one
+    batch are from the same text alone.
+    """
+    pair = list(serve(executor, [text, text], together=True))
+    kl = np.concatenate([_kl(alone[s.positions], s.logits) for s in pair])
+    return min(3.0 * float(kl.mean()), _MOST_NOISE) if kl.any() else 0.0
+
+
+def _requests(
+    executor: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray], allowance: float
+) -> Estimate:
+    kl = np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in serve(executor, texts)])
+    return _beyond(kl, allowance)
+
+
+def _answers(executor: Executor, asked: Asked, allowance: float) -> Estimate:
+    behind = shortfall(executor, asked.prompts, asked.answers, asked.tokens)
+    if stops_wrongly(executor, asked.prompts[0], asked.answers[0]):
+        behind = np.array([math.inf])
+    return _beyond(behind, allowance)
+
+
+def _beyond(nats: npt.NDArray[np.float64], allowance: float) -> Estimate:
+    """The worst token; where rows aren't alike, the mean of all beyond what noise explains."""
+    if allowance > 0.0 and np.isfinite(nats).all():
+        return exact(max(0.0, float(nats.mean()) - allowance), len(nats))
+    return _worst(nats)
+
+
+def _kls(
+    program: Executor, texts: Sequence[Sequence[int]], others: Iterable[FloatArray]
+) -> npt.NDArray[np.float64]:
+    """KL(program || other) of every token."""
+    found = score_together(program, texts)
+    return np.concatenate([_kl(rows, other) for rows, other in zip(found, others, strict=True)])
+
+
+def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
+    return exact(float(kl.mean()), len(kl))
+
+
+def _structure(program: Executor, texts: Sequence[Sequence[int]], pair: Pair) -> Estimate:
+    """The largest KL(original || program with the original's weights)."""
+    parts = []
+    for text, found in zip(texts, score_together(program, texts), strict=True):
+        original = np.concatenate(list(pair.original.logits(np.array(text, np.int64))))
+        parts.append(_kl(original, found))
+    return _worst(np.concatenate(parts))
+
+
+def _original_weights(pair: Pair, module: Module) -> OriginalWeights | str:
+    """The float weights behind the stored ones, or why there are none to compare with."""
+    applied = [name for name in _TRANSFORMS if name in pair.manifest.pipeline]
+    if applied:
+        return f"weights and structure were not checked by themselves: {applied[0]} changes what weights stand for"
+    try:
+        weights = OriginalWeights(pair.original.model, stored_weights(module))
+    except ExportRefused as error:
+        return f"weights and structure were not checked by themselves: {error.what}"
+    if missing := weights.missing():
+        return f"weights and structure were not checked by themselves: the original has no {missing[0]} of this shape"
+    return weights
+
+
+def _errors(module: Module, weights: OriginalWeights) -> Iterator[WeightError]:
+    for stored in stored_weights(module):
+        original = weights.find(stored)
+        assert original is not None
+        yield weight_error(stored, module, original)

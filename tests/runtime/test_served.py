@@ -1,0 +1,76 @@
+"""A text served among others is what it is alone, and what isn't is noticed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from optcc.compile.served import answer, serve, shortfall, stops_wrongly
+from optcc.runtime import Batch
+from optcc.runtime.score import score_windows
+
+from .numpy_model import VOCAB, NumpyExecutor, TinyModel
+
+TEXTS = [[int(t) for t in np.random.default_rng(n).integers(0, VOCAB, n)] for n in (40, 23, 16, 5)]
+
+
+def worst(executor: NumpyExecutor) -> float:
+    alone = [np.concatenate(list(score_windows(executor, [text]))) for text in TEXTS]
+    found = list(serve(executor, TEXTS))
+    assert sum(len(s.positions) for s in found) > 40
+    return max(float(np.abs(alone[s.request][s.positions] - s.logits).max()) for s in found)
+
+
+def test_a_right_executor_is_alike_to_the_bit(model: TinyModel) -> None:
+    assert worst(NumpyExecutor(model)) == 0.0
+
+
+class ForgetsChunks(NumpyExecutor):
+    """A chunk of a prompt sees itself alone."""
+
+    def step(self, batch: Batch) -> Any:
+        counts = np.diff(batch.query_starts)
+        alone = np.where(counts > 1, counts, batch.kv_lengths).astype(np.int32)
+        return super().step(replace(batch, kv_lengths=alone))
+
+
+class ExchangesTables(NumpyExecutor):
+    """Two requests get each other's pages."""
+
+    def step(self, batch: Batch) -> Any:
+        table = batch.block_table.copy()
+        table[: 2 * (len(table) // 2)] = (
+            table[: 2 * (len(table) // 2)].reshape(-1, 2, table.shape[1])[:, ::-1].reshape(-1, table.shape[1])
+        )
+        return super().step(replace(batch, block_table=table))
+
+
+@pytest.mark.parametrize("wrong", [ForgetsChunks, ExchangesTables])
+def test_a_wrong_executor_is_not(model: TinyModel, wrong: type[NumpyExecutor]) -> None:
+    assert worst(wrong(model)) > 1e-3
+
+
+def test_the_engines_choices_are_the_best(model: TinyModel) -> None:
+    executor = NumpyExecutor(model)
+    answers = answer(executor, TEXTS, 12)
+    assert [len(a) for a in answers] == [12] * len(TEXTS)
+    assert float(shortfall(executor, TEXTS, answers, 12).max()) == 0.0
+    assert not stops_wrongly(executor, TEXTS[0], answers[0])
+
+
+def test_another_choice_falls_short(model: TinyModel) -> None:
+    executor = NumpyExecutor(model)
+    answers = answer(executor, TEXTS, 6)
+    answers[2][3] = (answers[2][3] + 1) % VOCAB
+    assert float(shortfall(executor, TEXTS, answers, 6).max()) > 1e-3
+
+
+def test_an_answer_that_ends_early_is_infinitely_short(model: TinyModel) -> None:
+    executor = NumpyExecutor(model)
+    answers = answer(executor, TEXTS, 6)
+    answers[1] = answers[1][:-1]
+    assert math.isinf(float(shortfall(executor, TEXTS, answers, 6).max()))
