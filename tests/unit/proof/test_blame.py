@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_a_spread_loss_has_a_ranking_and_a_patch_that_is_measured(
 ) -> None:
     result = run(model, recipe(quantize="[quantize.linear: {scheme: int4-g32}]"), cache)
     shares = [c.effect.share for c in result.carriers]
-    assert all(a > b - 0.01 for a, b in zip(shares, shares[1:], strict=False)) and len(shares) > 4
+    assert all(a > b - 0.01 for a, b in pairwise(shares)) and len(shares) > 4
     assert result.patch is not None and result.patch.effect is not None
     assert result.patch.effect.share >= 0.85
     assert len(result.patch.upgrades) < 23
