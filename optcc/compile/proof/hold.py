@@ -40,5 +40,5 @@ def hold(
     redrawn = divergence(*outputs, data.units)
     if limit is not None and not redrawn.value <= limit:
         return Figure(kl(limit), "kl", redrawn, figure.output)
-    plain = [run_all(module, data.batches, rounding=False) for module in (before, after)]
-    return replace(measure(contract, *plain, data.units), redrawn=redrawn.value)
+    left, right = (run_all(module, data.batches, rounding=False) for module in (before, after))
+    return replace(measure(contract, left, right, data.units), redrawn=redrawn.value)
