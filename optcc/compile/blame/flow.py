@@ -26,6 +26,7 @@ from optcc.quant.divergence import Reference
 from optcc.recipe import Recipe
 
 _PREPARES = ("quantize.awq", "quantize.smoothquant")
+_SPREAD = 0.3
 _CLEAN = 0.02
 """A loss of this share before any weight is packed is rounding."""
 
@@ -245,6 +246,8 @@ def _mend(
     steps = points.plan.stages["quantize"]
     chosen, effect = choose(hybrid, putter, found, errors, steps, canonical, recipe.base, options.target)
     cause = f"{top.name} carries {top.effect.share:.0%} of the loss"
+    if top.kind != "tensor" and top.effect.share < _SPREAD:
+        cause = f"the loss is spread over the model: no part carries more than {top.effect.share:.0%} of it"
     if not chosen:
         return None, cause
     check_patchable(steps, chosen)
