@@ -25,6 +25,7 @@ BASE = frozenset(
         "optcc.host",
         "optcc.memory",
         "optcc.numbers",
+        "optcc.recipe_errors",
     }
 )
 

@@ -29,7 +29,8 @@ class Points:
         self.threads = job.thread_count
         self.steps: tuple[Pass, ...] = self.plan.pipeline.passes
         self.done = 0
-        """How many passes had ended when a module was last asked for."""
+        """How many passes had ended when a module was last made."""
+        self._known: dict[int, Module] = {}
 
     @property
     def canonical(self) -> int:
@@ -37,16 +38,19 @@ class Points:
         return self.plan.preflight_at
 
     def at(self, index: int) -> Module:
-        """The module after the first `index` passes.
+        """The module after the first `index` passes; not to be changed.
 
         Raises:
             PassFailed: one of them fails; and all that a compile raises.
         """
+        if index in self._known:
+            return self._known[index]
         job = Job(self.recipe, self._job.options, self._job.progress)
         try:
-            return job.passes(self.source, self.plan, self.backend, index)
+            self._known[index] = job.passes(self.source, self.plan, self.backend, index)
         finally:
             self.done = len(job.record.rows)
+        return self._known[index]
 
     def limits(self) -> dict[str, float]:
         """The recipe's limits over its schemes' defaults."""

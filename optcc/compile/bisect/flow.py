@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,12 +144,16 @@ def _promises(prober: Prober) -> _Found:
                 end += 1
         whole = prober.held(begin, end)
         if whole.bad:
-            place = _search(begin, end, lambda point, since=begin: prober.held(since, point).bad) - 1
+            place = _search(begin, end, partial(_breaks, prober, begin)) - 1
             own = next(p for p in reversed(prober.probes) if p.point == place + 1)
             return _Found(place, f"moves {own.told}", _monotone(own, whole))
         begin = end
         prober.forget((0, begin))
     return _Found(None, "every pass keeps its promise")
+
+
+def _breaks(prober: Prober, since: int, point: int) -> bool:
+    return prober.held(since, point).bad
 
 
 def _beyond(prober: Prober, limit: float) -> _Found:

@@ -33,7 +33,6 @@ from optcc.runtime.engine import Engine
 from optcc.runtime.request import StopConditions
 
 _PROMPT, _TOKENS, _ROUNDS = 32, 16, 3
-_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Prober:
         """A few windows of the recipe's check texts, or examples."""
         if self._data is None:
             p = self.points
-            self._data = proof_data(p.source, p.load, p.at(0), p.recipe.check, p.recipe.base, window=_WINDOW)
+            self._data = proof_data(p.source, p.load, p.at(0), p.recipe.check, p.recipe.base)
         return self._data
 
     def outputs(self, point: int) -> Outputs:
@@ -116,9 +115,8 @@ class Prober:
         both = (self.outputs(since), self.outputs(point))
         modules = self.points.at(since), self.points.at(point)
         figure = hold(contract, *modules, both, self.data, self.points.limits().get("kl"))
-        value, bound = figure.estimate.value, figure.contract.bound
-        bad = math.isnan(value) or (bound is not None and value > bound)
-        return self._note(Probe(point, since, bad, _told(figure), value))
+        bad = figure.outcome == "fail"  # what is undecided within its interval is no fault yet
+        return self._note(Probe(point, since, bad, _told(figure), figure.estimate.value))
 
     def beyond(self, point: int, limit: float) -> Probe:
         """Whether a module is further from the original than a limit."""

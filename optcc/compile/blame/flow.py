@@ -26,6 +26,8 @@ from optcc.quant.divergence import Reference
 from optcc.recipe import Recipe
 
 _PREPARES = ("quantize.awq", "quantize.smoothquant")
+_ROUNDING = ("activations", "cache")
+_SPREAD = 0.3
 _CLEAN = 0.02
 """A loss of this share before any weight is packed is rounding."""
 
@@ -202,7 +204,7 @@ def _search(
     for part in parts[: 1 if found[0].effect.share >= ENOUGH else 2]:
         known = {c.name for c in found if c.kind == "tensor"}
         found += find_tensors(hybrid, putter, part, options.probes, watch.step, known)
-    if found[0].effect.share < ENOUGH:
+    if not any(c.kind == "tensor" and c.effect.share >= ENOUGH for c in found):
         found += find_everywhere(hybrid, putter, watch.step, options.probes)
     kinds = ("tensor", "part", "parts", "activations", "cache")
     return sorted(found, key=lambda c: (-round(c.effect.share, 2), kinds.index(c.kind)))
@@ -227,6 +229,9 @@ def _mend(
         return None, "nothing that was put back recovers any of the loss"
     tensors = [c for c in found if c.kind == "tensor"]
     by_weights = any(c.effect.share >= ENOUGH / 2 for c in tensors)
+    rounding = max((c for c in found if c.kind in _ROUNDING), key=lambda c: c.effect.share, default=None)
+    if not by_weights and rounding is not None and rounding.effect.share >= ENOUGH / 2:
+        return None, f"{rounding.name} carries {rounding.effect.share:.0%} of the loss, and no weight as much"
     if single and not by_weights:
         part = next(c for c in found if c.kind in ("part", "tensor"))
         return None, (
@@ -245,6 +250,8 @@ def _mend(
     steps = points.plan.stages["quantize"]
     chosen, effect = choose(hybrid, putter, found, errors, steps, canonical, recipe.base, options.target)
     cause = f"{top.name} carries {top.effect.share:.0%} of the loss"
+    if top.kind != "tensor" and top.effect.share < _SPREAD:
+        cause = f"the loss is spread over the model: no part carries more than {top.effect.share:.0%} of it"
     if not chosen:
         return None, cause
     check_patchable(steps, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +28,7 @@ from optcc.recipe.schemes import Scheme, load_scheme
 
 FLOAT = "float"
 """Leaves a weight as it is."""
-_TRIES = 4
-_MARGIN = 1.05
+_TRIES = 6
 _STANDS_OUT = 8.0
 
 
@@ -110,52 +110,58 @@ def choose(
     effect = measured(few) if few else None
     if effect is not None and effect.share >= target:
         return few, effect
-    chosen, whole = _reach(offers, target * loss, loss, target, measured)
+    chosen, whole = _reach(offers, loss, target, measured)
     if whole is None or whole.share >= target:
         return chosen, whole
     # Weights alone don't reach the target: the fewest that recover most of what they can.
     if effect is not None and effect.share >= target * whole.share:
         return few, effect
-    return _reach(offers, target * whole.share * loss, loss, target * whole.share, measured)
+    return _reach(offers, loss, target * whole.share, measured)
 
 
 def _reach(
-    offers: Sequence[Upgrade],
-    wanted: float,
-    loss: float,
-    target: float,
-    measured: Callable[[Sequence[Upgrade]], Effect],
+    offers: Sequence[Upgrade], loss: float, target: float, measured: Callable[[Sequence[Upgrade]], Effect]
 ) -> tuple[list[Upgrade], Effect | None]:
-    """Offers in turn until what they recover together, measured, is the target; or all of them."""
-    chosen: list[Upgrade] = []
-    effect = None
+    """The fewest of the offers, in their order, that together recover the target; or all of them.
+
+    Sums of gains are only a model, so the number is searched by halving, from where the model says it is.
+    """
+    useful = [u for u in offers if u.gain > 0]
+    enough, short = len(useful), 0
+    best: Effect | None = None
+    count = _enough(useful, target * loss)
     for _ in range(_TRIES):
-        chosen = _enough(offers, wanted * _MARGIN)
-        if not chosen:
-            return [], None
-        effect = measured(chosen)
-        if effect.share >= target or len(chosen) == sum(u.gain > 0 for u in offers):
+        if not useful or (enough - short <= max(1, len(useful) // 20) and best is not None):
             break
-        # Sums are a model; ask for as much more as it promised too much.
-        promised = sum(u.gain for u in chosen)
-        wanted = max(wanted, promised) * min(3.0, target / max(effect.share, 0.1))
-    return chosen, effect
+        effect = measured(useful[:count])
+        if effect.share >= target or count == len(useful):
+            enough, best = count, effect
+            if effect.share < target:
+                break
+        else:
+            short = count
+        # Before any choice was enough, go on by as much as this one lacked; then halve.
+        grown = math.ceil(count * min(2.0, 1.1 * target / max(effect.share, 0.1)))
+        count = min(len(useful), max(grown, count + 1)) if best is None else (enough + short) // 2
+    if best is None and useful:
+        best = measured(useful)
+    return useful[:enough], best
+
+
+def _enough(offers: Sequence[Upgrade], wanted: float) -> int:
+    """How many of the offers promise so much together."""
+    total = 0.0
+    for count, offer in enumerate(offers, 1):
+        total += offer.gain
+        if total >= wanted:
+            return count
+    return len(offers)
 
 
 def _standing_out(offers: Sequence[Upgrade]) -> list[Upgrade]:
     """Those that recover many times what a middling one does."""
     gains = sorted(u.gain for u in offers)
     return [u for u in offers if u.gain > _STANDS_OUT * max(gains[len(gains) // 2], 0.0) and u.gain > 0]
-
-
-def _enough(offers: Sequence[Upgrade], wanted: float) -> list[Upgrade]:
-    chosen: list[Upgrade] = []
-    for offer in offers:
-        if sum(u.gain for u in chosen) >= wanted:
-            break
-        if offer.gain > 0:
-            chosen.append(offer)
-    return chosen
 
 
 def _offers(

@@ -110,7 +110,8 @@ class Side:
                 own = (put or {}).get(node)
                 values[node] = run_node(self.module, node, operands, {}, own or self._call(node))
         found = values[self.segments[number].end]
-        return found[1] if isinstance(found, tuple) else found
+        made: Tensor = found[1] if isinstance(found, tuple) else found
+        return made
 
     def _operand(
         self, node: fx.Node, values: Mapping[fx.Node, Any], outside: Mapping[fx.Node, Any], put: Put | None
@@ -162,8 +163,9 @@ def rounded(x: Tensor, form: str, group: int, scale: str) -> Tensor:
 def attention(*operands: Any, **named: Any) -> Tensor:
     """Paged attention of one whole window, without its pages; packed keys and values are unpacked."""
     q, k, v, _, _, _, starts, _, _, scale, *rest = operands
-    window, softcap, *scales = [*rest, *([0, 0.0][len(rest) :] if len(rest) < 2 else [])]
-    window, softcap = named.get("window", window), named.get("softcap", softcap)
+    window = named.get("window", rest[0] if rest else 0)
+    softcap = named.get("softcap", rest[1] if len(rest) > 1 else 0.0)
+    scales = rest[2:]
     k_scale = named.get("k_scale", scales[0] if scales else None)
     v_scale = named.get("v_scale", scales[1] if len(scales) > 1 else None)
     if k_scale is not None and v_scale is not None:

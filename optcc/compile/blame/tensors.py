@@ -73,7 +73,8 @@ def _parts(module: Module, stored: str, node: fx.Node) -> Sequence[tuple[str, in
     name = stored.removesuffix(".packed")
     stacked = module.attrs.get("stacked")
     if isinstance(stacked, dict) and name in stacked:
-        return [(str(part), int(count)) for part, count in stacked[name]]  # type: ignore[union-attr,misc,arg-type]
+        parts: Any = stacked[name]
+        return [(str(part), int(count)) for part, count in parts]
     return [(name, int(module.weights.spec(stored)[1][0]))]
 
 

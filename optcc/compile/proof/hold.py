@@ -8,7 +8,7 @@ from optcc.compile.proof.data import ProofData
 from optcc.compile.proof.measure import Figure, Outputs, divergence, measure
 from optcc.compile.proof.run import rounds, run_all
 from optcc.ir.module import Module
-from optcc.pm.contract import Contract, kl
+from optcc.pm.contract import Contract
 
 
 def hold(
@@ -39,6 +39,6 @@ def hold(
         return figure
     redrawn = divergence(*outputs, data.units)
     if limit is not None and not redrawn.value <= limit:
-        return Figure(kl(limit), "kl", redrawn, figure.output)
-    plain = [run_all(module, data.batches, rounding=False) for module in (before, after)]
-    return replace(measure(contract, *plain, data.units), redrawn=redrawn.value)
+        return figure
+    left, right = (run_all(module, data.batches, rounding=False) for module in (before, after))
+    return replace(measure(contract, left, right, data.units), redrawn=redrawn.value)

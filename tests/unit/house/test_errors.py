@@ -15,12 +15,15 @@ def test_codes_are_unique_and_well_formed() -> None:
     assert {code[1] for code in codes} == set(FAMILIES)
 
 
-def test_all_errors_live_in_one_file(root: Path) -> None:
+def test_all_errors_live_where_explain_finds_them(root: Path) -> None:
     """A subclass elsewhere would be missing from `optcc explain` and from the docs."""
     names = "|".join(["OptccError", *(error.__name__ for error in all_errors())])
     pattern = re.compile(rf"class \w+\(({names})\)")
     files = [p for folder in ("optcc", "passes", "backends") for p in (root / folder).rglob("*.py")]
-    strays = {p.name for p in files if pattern.search(p.read_text(encoding="utf-8"))} - {"errors.py"}
+    strays = {p.name for p in files if pattern.search(p.read_text(encoding="utf-8"))} - {
+        "errors.py",
+        "recipe_errors.py",
+    }
     assert not strays
 
 

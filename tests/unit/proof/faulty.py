@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import fx
 
 from optcc.pm import EXACT, Builder, Context, Contract, Module, Pass, tolerance
 from optcc.pm.options import show_options
@@ -41,20 +40,12 @@ class SwapGateUp(Pass):
     layer: int = 0
 
     def run(self, module: Module, ctx: Context) -> bool:
-        """Exchange what reads the two weights."""
+        """Exchange which weights are read."""
         prefix = f"model.layers.{self.layer}.mlp"
         names = [f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight"]
         gate, up = (module.weight_node(module.graph, name) for name in names)
-        readers = [list(gate.users), list(up.users)]
-        for node in readers[0]:
-            _replace(node, gate, up)
-        for node in readers[1]:
-            _replace(node, up, gate)
+        gate.target, up.target = up.target, gate.target
         return True
-
-
-def _replace(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
-    node.args = tuple(new if a is old else a for a in node.args)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,10 @@ def run(model: str, recipe: Recipe, cache: Path) -> BlameResult:
 
 def coarse(weight: str) -> str:
     """A quantize stage that keeps all but one weight well."""
+    part = "vocabulary" if weight.startswith("lm_head") else "body"
     return (
-        f"[quantize.linear: {{scheme: int8-g32, skip: [{weight}]}}, "
-        f"quantize.linear: {{scheme: ternary-g64, only: [{weight}]}}]"
+        f"[quantize.linear: {{scheme: int8-g64, skip: [{weight}]}}, "
+        f"quantize.linear: {{scheme: ternary-g64, only: [{weight}], part: {part}}}]"
     )
 
 
@@ -63,18 +65,17 @@ def test_one_bad_weight_is_named_and_mended(
 
 def test_a_pass_that_spoils_a_packed_weight_is_left_out(model: str, cache: Path, recipe: Recipes) -> None:
     weight = "model.layers.2.mlp.gate_proj.weight"
-    fault = f"[quantize.linear: {{scheme: int8-g32}}, './faulty.py:DoubleScale': {{weight: {weight}}}]"
+    fault = f"[quantize.linear: {{scheme: int8-g64}}, './faulty.py:DoubleScale': {{weight: {weight}}}]"
     result = run(model, recipe(quantize=fault), cache)
     assert result.carriers[0].name in (weight, "model.layers.2.mlp")
     assert "DoubleScale" in result.cause
-    assert result.patch is not None and result.patch.dropped and "DoubleScale" not in result.patch.text
+    assert result.patch is not None and result.patch.dropped
+    assert f"weight: {weight}" not in result.patch.text
 
 
 def test_what_is_no_weight_s_fault_is_said_to_be_the_part_s(model: str, cache: Path, recipe: Recipes) -> None:
-    fault = "['./faulty.py:SwapGateUp': {layer: 1}]"
-    result = run(
-        model, recipe(quantize="[quantize.linear: {scheme: int8-g32}]", fuse=f"[fuse.qkv, {fault[1:]}"), cache
-    )
+    fault = "['./faulty.py:SwapGateUp': {layer: 1}, quantize.linear: {scheme: int8-g64}]"
+    result = run(model, recipe(quantize=fault), cache)
     assert result.carriers[0].segments == (4,)  # embedding, then two parts a layer
     assert "bisect" in result.cause and result.patch is None
 
@@ -84,7 +85,7 @@ def test_a_spread_loss_has_a_ranking_and_a_patch_that_is_measured(
 ) -> None:
     result = run(model, recipe(quantize="[quantize.linear: {scheme: int4-g32}]"), cache)
     shares = [c.effect.share for c in result.carriers]
-    assert shares == sorted(shares, reverse=True) and len(result.carriers) > 4
+    assert all(a > b - 0.01 for a, b in pairwise(shares)) and len(shares) > 4
     assert result.patch is not None and result.patch.effect is not None
     assert result.patch.effect.share >= 0.85
     assert len(result.patch.upgrades) < 23
@@ -93,10 +94,12 @@ def test_a_spread_loss_has_a_ranking_and_a_patch_that_is_measured(
 def test_rounding_of_activations_and_of_the_cache_are_groups(
     model: str, cache: Path, recipe: Recipes
 ) -> None:
-    faulty = recipe(quantize="[quantize.linear: {scheme: int8-g32-a8}, quantize.kv: {type: e4m3}]")
-    kinds = {c.kind: c.effect for c in run(model, faulty, cache).carriers}
-    assert kinds["activations"].recovered.low > 0
-    assert kinds["cache"].recovered.low > 0
+    for stage, kind in (
+        ("quantize.linear: {scheme: int8-g32-a8}", "activations"),
+        ("quantize.kv: {type: e4m3}", "cache"),
+    ):
+        kinds = {c.kind: c.effect for c in run(model, recipe(quantize=f"[{stage}]"), cache).carriers}
+        assert kinds[kind].recovered.low > 0
 
 
 def test_an_artifact_is_blamed_from_its_own_files(

@@ -52,7 +52,7 @@ def test_clean_pipelines_keep_their_promises(name: str, tmp_path: Path) -> None:
         (
             {"quantize": f"[quantize.linear, './faulty.py:DoubleScale': {{weight: {DOWN}}}]"},
             "DoubleScale",
-            "%linear_12",
+            "%linear_13",
         ),
     ],
 )
