@@ -47,6 +47,7 @@ PARTS: dict[str, frozenset[str]] = {
 }
 PARTS["compile"] = frozenset(PARTS)
 PARTS["cli"] = frozenset(PARTS)
+PARTS["testing"] = frozenset(PARTS)
 
 # Vendor's library -> the only modules (by prefix) that may import it, and those only inside functions.
 VENDORS: dict[str, tuple[str, ...]] = {
