@@ -109,7 +109,9 @@ def compare_baseline(baseline: Mapping[str, Any], check: Mapping[str, Any], size
     changes, reason = accuracy_changes(
         {"check": {"measurements": baseline["measurements"]}}, {"check": check}
     )
-    rows = [judge(change) for change in changes]
+    # NLL of one text is mostly noise: a better artifact would be undecided for it.
+    several = any(change.text == "total" for change in changes)
+    rows = [judge(c) for c in changes if c.metric != "nll" or c.text == "total" or not several]
     was = int(baseline["bytes"])
     margin, grown = SHARE * was, float(size - was)
     outcome: Verdict = "pass" if grown <= margin else "fail"
