@@ -39,7 +39,7 @@ PARTS: dict[str, frozenset[str]] = {
     "runtime": frozenset({"artifact"}),
     "frontend": frozenset({"ir"}),
     "export": frozenset({"ir", "recipe", "artifact", "frontend", "backends"}),
-    "report": frozenset({"artifact"}),
+    "report": frozenset({"artifact", "accuracy"}),
     "accuracy": frozenset({"ir", "frontend", "artifact", "runtime"}),
     "diff": frozenset({"ir", "artifact", "accuracy", "backends", "export", "report"}),
     "backends": frozenset({"ir", "pm", "recipe", "quant", "passes", "artifact", "runtime"}),
