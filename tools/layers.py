@@ -40,7 +40,7 @@ PARTS: dict[str, frozenset[str]] = {
     "runtime": frozenset({"artifact"}),
     "frontend": frozenset({"ir"}),
     "export": frozenset({"ir", "recipe", "artifact", "frontend", "backends"}),
-    "report": frozenset({"artifact"}),
+    "report": frozenset({"artifact", "accuracy"}),
     "accuracy": frozenset({"ir", "frontend", "artifact", "runtime"}),
     "diff": frozenset({"ir", "artifact", "accuracy", "backends", "export", "report"}),
     "backends": frozenset({"ir", "pm", "recipe", "quant", "passes", "artifact", "runtime"}),
@@ -48,6 +48,7 @@ PARTS: dict[str, frozenset[str]] = {
 }
 PARTS["compile"] = frozenset(PARTS)
 PARTS["cli"] = frozenset(PARTS)
+PARTS["testing"] = frozenset(PARTS)
 
 # Vendor's library -> the only modules (by prefix) that may import it, and those only inside functions.
 VENDORS: dict[str, tuple[str, ...]] = {

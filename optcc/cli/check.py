@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from optcc.cli.check_reports import tell_baseline, write_reports
 from optcc.cli.common import common_options, print_json
-from optcc.cli.options import overrides_option, threads_option
+from optcc.cli.options import overrides_option, report_options, threads_option
 
 if TYPE_CHECKING:
     from optcc.artifact import Artifact
@@ -31,6 +32,18 @@ GATE_FAILED = 1
 @click.option("--data", multiple=True, metavar="TEXT", help="prose, code, chat, or a text or JSONL file.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens to compare, over all texts.")
 @threads_option
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also hold it against an earlier check, kept by --write-baseline.",
+)
+@click.option(
+    "--write-baseline",
+    "kept",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep this check as a file to commit.",
+)
+@report_options
 @common_options
 def command(
     directory: Path,
@@ -40,34 +53,71 @@ def command(
     data: tuple[str, ...],
     tokens: int | None,
     threads: int | None,
+    baseline: Path | None,
+    kept: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
     as_json: bool,
 ) -> int:
     """Measure the artifact in DIR against MODEL, the original that it was compiled from.
 
     Texts, sizes and limits are those of the recipe it was compiled with, unless options say otherwise.
-    Exits 1 when a limit failed or is undecided. The artifact and its report stay as they are.
+    Exits 1 when a limit failed or is undecided, or when it is worse than the baseline or that is undecided. The
+    artifact and its report stay as they are.
+    """
+    from optcc.diff.baseline import compare_baseline, read_baseline, write_baseline
+
+    before = read_baseline(baseline) if baseline else None
+    wanted = [*overrides, *changes(limits, data, tokens)]
+    artifact, recipe, checked = check_again(directory, model, wanted, threads, quiet=as_json)
+    found = checked.to_json()
+    comparison = compare_baseline(before, found, artifact.bytes) if before else None
+    if kept is not None:
+        write_baseline(kept, artifact, found)
+    write_reports(directory, model, found, comparison, junit, markdown)
+    if as_json:
+        against = {"baseline": comparison.to_json()} if comparison else {}
+        print_json({"artifact": str(directory), "status": checked.gate.status, **found, **against})
+    else:
+        _tell(artifact, checked, recipe)
+        if comparison:
+            tell_baseline(comparison)
+    return 0 if checked.status == "ok" and (not comparison or comparison.status == "ok") else GATE_FAILED
+
+
+def changes(limits: Sequence[str], data: Sequence[str], tokens: int | None) -> list[str]:
+    """What the options come to, as `--set` would have it. Raises BadCheckData for a file that isn't there."""
+    found = [f"check.limits.{limit}" for limit in limits]
+    found += [f"check.data={json.dumps([_whole(name) for name in data])}"] if data else []
+    return found + ([f"check.tokens={tokens}"] if tokens is not None else [])
+
+
+def check_again(
+    directory: Path, model: str, overrides: Sequence[str], threads: int | None, *, quiet: bool
+) -> tuple[Artifact, Recipe, Checked]:
+    """Measure an artifact against its original, as the verb does.
+
+    Args:
+        directory: of the artifact.
+        model: that it was compiled from.
+        overrides: of the recipe's `check`.
+        threads: None takes the recipe's.
+        quiet: draw no progress.
+
+    Raises:
+        NotAnArtifact, CorruptArtifact, IncompatibleArtifact, BadOverride, BadCheckData, and what resolving raises.
     """
     from optcc.artifact import Artifact
+    from optcc.cli.progress import progress
 
     artifact = Artifact.open(directory, force=True)
     artifact.check_packages()
-    changes = [*overrides, *(f"check.limits.{limit}" for limit in limits)]
-    changes += [f"check.data={json.dumps([_whole(name) for name in data])}"] if data else []
-    changes += [f"check.tokens={tokens}"] if tokens is not None else []
-    recipe = check_recipe(artifact, changes)
-
-    from optcc.cli.progress import progress
-
-    with progress(quiet=as_json) as watch:
+    recipe = check_recipe(artifact, overrides)
+    with progress(quiet=quiet) as watch:
         watch.stage("resolve")
         source = _same_model(artifact, model, recipe)
         watch.stage("check")
-        checked = _measure(artifact, source, recipe, threads, watch.step)
-    if as_json:
-        print_json({"artifact": str(directory), "status": checked.gate.status, **checked.to_json()})
-    else:
-        _tell(artifact, checked, recipe)
-    return 0 if checked.status == "ok" else GATE_FAILED
+        return artifact, recipe, _measure(artifact, source, recipe, threads, watch.step)
 
 
 def _whole(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 METRICS = ("kl", "nll", "top1")
 """What windows are summed up in."""
-BETTER = {"kl": -1, "nll": -1, "top1": 1}
+BETTER = {"kl": -1, "nll": -1, "top1": 1, "max_abs": -1}
 
 Outcome = Literal["better", "worse", "undecided", "same"]
 
@@ -130,14 +130,12 @@ def _functions(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[list[Accurac
 
 
 def _apart(name: str, metric: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> AccuracyChange:
-    """Two metrics over the same examples, not paired: apart if their intervals are."""
+    """Two metrics over the same examples, not paired: as if the examples were different ones, which is too wide."""
     value = theirs["value"] - ours["value"]
     ends = [ours["low"], ours["high"], theirs["low"], theirs["high"]]
-    sign = -1 if metric == "max_abs" else 1
-    if value == 0:
-        verdict: Outcome = "same"
-    elif None in ends or not (theirs["low"] > ours["high"] or theirs["high"] < ours["low"]):
-        verdict = "undecided"
-    else:
-        verdict = "better" if (value > 0) == (sign > 0) else "worse"
-    return AccuracyChange(name, metric, ours["value"], theirs["value"], value, None, None, verdict, False)
+    low = high = None
+    if None not in ends:
+        half = (((ours["high"] - ours["low"]) / 2) ** 2 + ((theirs["high"] - theirs["low"]) / 2) ** 2) ** 0.5
+        low, high = value - half, value + half
+    verdict: Outcome = "same" if value == 0 else outcome(metric, value, low, high)
+    return AccuracyChange(name, metric, ours["value"], theirs["value"], value, low, high, verdict, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from optcc.artifact import Artifact
 from optcc.diff.accuracy import AccuracyChange, accuracy_changes
 from optcc.diff.tensors import TensorChange, tensor_changes
 
-_LINES = 400
+_NUMBER = re.compile(r"\.\d+\.")
 _MACHINE = ("cpu", "system", "threads")
 
 
@@ -33,7 +34,7 @@ class GraphChange:
     Attributes:
         operators: operators whose number differs, with both numbers.
         same, removed, added: lines of the graph's text, names of values left out.
-        lines: the beginning of the difference, as of `diff -u`.
+        lines: what was removed (`-`) and added (`+`), lines that differ in a layer's number alone taken together.
     """
 
     operators: tuple[tuple[str, int, int], ...]
@@ -89,7 +90,7 @@ def diff_artifacts(left: Artifact, right: Artifact, *, values: bool = False) -> 
             )
         ),
         recipe=tuple(changes(a.recipe, b.recipe)),
-        pipeline=tuple(line_diff(a.pipeline.split("\n"), b.pipeline.split("\n"), context=0)),
+        pipeline=tuple(line_diff(a.pipeline.split("\n"), b.pipeline.split("\n"))),
         graph=graph_change(_text(left), _text(right)),
         tensors=tuple(tensor_changes(left, right, values=values)),
         sizes=tuple(_sizes(left, right, *reports)),
@@ -134,9 +135,15 @@ def graph_change(left: str, right: str) -> GraphChange:
     a, b = _statements(left), _statements(right)
     if a == b:
         return GraphChange(operators, len(a), 0, 0, ())
-    lines = line_diff(a, b, context=0)
+    lines = line_diff(a, b)
     removed, added = sum(x.startswith("-") for x in lines), sum(x.startswith("+") for x in lines)
-    return GraphChange(operators, len(a) - removed, removed, added, tuple(lines[:_LINES]))
+    return GraphChange(operators, len(a) - removed, removed, added, tuple(taken_together(lines)))
+
+
+def taken_together(lines: Sequence[str]) -> list[str]:
+    """Lines that are the same but for a layer's number as one, with how often it comes: `-30 x optcc.rope…`."""
+    counts = Counter(_NUMBER.sub(".*.", line) for line in lines)
+    return [f"{line[0]}{f'{n} x ' if n > 1 else ''}{line[1:]}" for line, n in counts.items()]
 
 
 def _operators(text: str) -> list[str]:
@@ -164,10 +171,15 @@ def _statements(text: str) -> list[str]:
     return found
 
 
-def line_diff(left: Sequence[str], right: Sequence[str], context: int) -> list[str]:
-    """Lines that were removed (`-`) and added (`+`), without heads and places."""
-    found = difflib.unified_diff(left, right, lineterm="", n=context)
-    return [line for line in list(found)[2:] if not line.startswith("@@")]
+def line_diff(left: Sequence[str], right: Sequence[str]) -> list[str]:
+    """Lines that were removed (`-`) and added (`+`), in order."""
+    found: list[str] = []
+    # Lines that come often are what a graph is made of; they are no junk.
+    matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
+    for tag, a, b, c, d in matcher.get_opcodes():
+        if tag != "equal":
+            found += [*(f"-{line}" for line in left[a:b]), *(f"+{line}" for line in right[c:d])]
+    return found
 
 
 def _sizes(left: Artifact, right: Artifact, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:

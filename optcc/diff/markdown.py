@@ -29,7 +29,7 @@ def render_markdown(found: ArtifactDiff) -> str:
         lines += folded("Operators", list(table(("operator", "left", "right"), rows)))
     lines += _text(f"Graph: {graph.removed} lines removed, {graph.added} added", graph.lines)
     if found.tensors:
-        rows_shown = list(table(("tensor", "left", "right", "apart"), tensor_rows(found.tensors[:_TENSORS])))
+        rows_shown = list(table(("tensor", "left", "right", "apart"), tensor_rows(found.tensors)[:_TENSORS]))
         lines += folded(f"{len(found.tensors)} tensors differ", rows_shown)
     return "\n".join(lines)
 

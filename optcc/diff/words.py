@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from optcc.diff.accuracy import AccuracyChange
@@ -10,7 +11,7 @@ from optcc.diff.tensors import TensorChange
 from optcc.numbers import bytes_delta, human_bytes, number
 from optcc.report.sentence import shown
 
-_NOT_BYTES = "tokens/s"
+_NUMBER = re.compile(r"\.\d+\.")
 
 
 def accuracy_rows(found: Sequence[AccuracyChange]) -> list[tuple[str, str, str, str]]:
@@ -30,23 +31,39 @@ def change_cells(change: Change) -> tuple[str, str, str, str]:
     """Name, both sides, and for sizes the difference."""
     sides = [change.left, change.right]
     if all(s is None or s.isdecimal() for s in sides) and not change.name.startswith(("check", "calibrate")):
-        sizes = [int(s) for s in sides if s is not None]
-        if len(sizes) == 2:
-            left, right = (human_bytes(s) for s in sizes)
-            return change.name, left, right, bytes_delta(sizes[1], sizes[0])
+        left, right = ("–" if s is None else human_bytes(int(s)) for s in sides)
+        both = None not in sides
+        return change.name, left, right, bytes_delta(int(sides[1] or 0), int(sides[0] or 0)) if both else ""
     return change.name, *("–" if s is None else s for s in sides), ""
 
 
 def tensor_rows(found: Sequence[TensorChange]) -> list[tuple[str, str, str, str]]:
-    """Name, form and bytes on both sides, and the distance of their values."""
-    return [(t.name, _form(t.left, t.left_bytes), _form(t.right, t.right_bytes), _apart(t)) for t in found]
+    """Name, form and bytes on both sides, and the distance of their values.
+
+    Tensors of several layers that changed alike share a row: the sum of their bytes, the largest of their distances.
+    """
+    groups: dict[tuple[str, str | None, str | None], list[TensorChange]] = {}
+    for t in found:
+        groups.setdefault((_NUMBER.sub(".*.", t.name), t.left, t.right), []).append(t)
+    return [_tensor_row(name, group) for (name, _, _), group in groups.items()]
+
+
+def _tensor_row(name: str, group: Sequence[TensorChange]) -> tuple[str, str, str, str]:
+    one = group[0]
+    left = _form(one.left, sum(t.left_bytes for t in group))
+    right = _form(one.right, sum(t.right_bytes for t in group))
+    named = one.name if len(group) == 1 else f"{len(group)} x {name}"
+    return named, left, right, _apart(group)
 
 
 def _form(form: str | None, size: int) -> str:
     return "–" if form is None else f"{form}, {human_bytes(size)}"
 
 
-def _apart(t: TensorChange) -> str:
-    if t.max_abs is None or t.relative_rms is None:
+def _apart(group: Sequence[TensorChange]) -> str:
+    most = [t.max_abs for t in group if t.max_abs is not None]
+    rms = [t.relative_rms for t in group if t.relative_rms is not None]
+    if not most or not rms:
         return ""
-    return f"max {number(t.max_abs)}, relative RMS {number(t.relative_rms)}"
+    word = "at most " if len(group) > 1 else ""
+    return f"{word}{number(max(most))}, relative RMS {word}{number(max(rms))}"

@@ -107,6 +107,7 @@ def render_html(report: ReportJson, manifest: Mapping[str, Any] | None = None) -
         "commands": commands(report),
         "strip": limit_strip,
         "shown": shown,
+        "meanings": _meanings(report),
         "accuracy": list(accuracy_figures(report)),
         "layers": list(layer_errors(report)),
         "passes": _passes(report),
@@ -128,6 +129,19 @@ def render_html(report: ReportJson, manifest: Mapping[str, Any] | None = None) -
 
 def _estimate(estimate: EstimateJson, metric: str = "") -> str:
     return interval(estimate, shown(metric))
+
+
+def _meanings(report: ReportJson) -> list[tuple[str, str]]:
+    """The metrics that have a limit, in words."""
+    from optcc.accuracy.gates import METRICS
+
+    verdicts = report["check"]["gate"]["verdicts"] if report["check"] else []
+    names = dict.fromkeys(v["metric"] for v in verdicts)
+    return [
+        (name, f"{METRICS[name].meaning}{', in ' + METRICS[name].unit if METRICS[name].unit else ''}")
+        for name in names
+        if name in METRICS
+    ]
 
 
 def _tiles(report: ReportJson) -> list[Tile]:

@@ -165,6 +165,7 @@ class CheckJson(TypedDict):
 
     measurements: MeasurementsJson
     gate: GateJson
+    links: NotRequired[Any]
     notes: NotRequired[list[str]]
 
 
