@@ -392,8 +392,8 @@ class GateFailed(OptccError):
 class BadCheckData(OptccError):
     """What to check on, or against, is missing, too short or not readable.
 
-    Built-in texts are `prose`, `code` and `chat`; a file holds plain text, or JSON lines with a `text` field. A baseline
-    is what `optcc check --write-baseline FILE` wrote.
+    Built-in texts are `prose`, `code` and `chat`; a file holds plain text, or JSON lines with a `text` field. A
+    baseline is what `optcc check --write-baseline FILE` wrote.
     """
 
     code = "E802"
