@@ -159,6 +159,13 @@ class Backend(Protocol):
         """
         ...
 
+    def rows_alike(self, root: Path) -> bool:
+        """Whether a row's result is the same, but for the last bits of sums, whatever stands beside it in a step.
+
+        False where such a bit can flip a rounding, for then no two batches agree.
+        """
+        ...
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """Open a plain function's files."""
         ...

@@ -106,6 +106,12 @@ class OnnxRuntime:
         graph = unrounded(root)
         return None if graph is None else OnnxExecutor(root, spec, threads, graph)
 
+    def rows_alike(self, root: Path) -> bool:
+        """With our own operators they are; ONNX Runtime's sum as suits the number of rows."""
+        from optcc.backends.onnxruntime.unrounded import rows_alike
+
+        return rows_alike(root)
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The graph, called."""
         from optcc.backends.onnxruntime.executor import OnnxFunction

@@ -12,6 +12,19 @@ _FLOATS = 1
 """accuracy_level of MatMulNBits: products in float32."""
 
 
+_SUMS = frozenset({"MatMul", "Gemm", "FusedMatMul", "MatMulNBits"})
+"""ONNX Runtime's products, which sum in another order for another number of rows."""
+
+
+def rows_alike(root: Path) -> bool:
+    """Whether no rounding can tell how many rows stood beside one: nothing rounds, or all products are our own."""
+    import onnx
+
+    nodes = onnx.load_model(root / MODEL, load_external_data=False).graph.node
+    kinds = {node.op_type for node in nodes}
+    return not (kinds & _SUMS and kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"})
+
+
 def unrounded(root: Path) -> bytes | None:
     """An artifact's graph whose quantized linears leave their input alone; None if something else rounds.
 

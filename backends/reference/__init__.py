@@ -97,6 +97,10 @@ class Reference:
         """None: what it would be compared with is itself."""
         return None
 
+    def rows_alike(self, root: Path) -> bool:
+        """Torch's products sum as suits the number of rows."""
+        return False
+
     def open_function(self, root: Path, spec: Mapping[str, Any], threads: int) -> CallExecutor:
         """The interpreter, called."""
         from optcc.backends.reference.executor import ReferenceFunction

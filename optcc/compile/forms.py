@@ -65,7 +65,7 @@ def _require_own_parts(node: fx.Node, path: Path) -> None:
     """All that an operator reads of a quantized weight must be parts of the same one."""
     if node.target not in _FIRST:
         return
-    first = _FIRST[node.target]  # type: ignore[index]
+    first = _FIRST[node.target]
     operands = normalized(node)[0][first : first + len(PARTS)]
     if operands[0].op != "get_attr":  # computed, not stored
         return

@@ -92,12 +92,13 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     lengths = [max(4, int(n * share)) for n in _LENGTHS]
     texts = [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
     alone = [_rows(pair.decoder, text) for text in texts]
-    allowance = _allowance(pair.decoder, texts[-1], alone[-1])
+    backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
+    alike = backend.rows_alike(pair.root)
+    allowance = 0.0 if alike else _allowance(pair.decoder, texts[-1], alone[-1])
     served = {
         "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
         "engine": {"serving": _answers(pair.decoder, asked, allowance)},
     }
-    backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
     module = backend.unpack(pair.root)
     program = {"rounding": _mean(_kls(interpreted(module, spec), texts, alone))}
     del alone
@@ -130,11 +131,10 @@ def _worst(kl: npt.NDArray[np.float64]) -> Estimate:
 
 
 def _allowance(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:
-    """What a text may differ by from itself without a fault, in nats.
+    """What a text may differ by from itself without a fault where rows aren't alike, in nats.
 
-    0 where rows are alike, whatever stands beside them. Kernels that sum in another order for another number of rows
-    flip roundings of activations, and no two batches agree: then it follows from how far two equal requests in one
-    batch are from the same text alone.
+    Kernels that sum in another order for another number of rows flip roundings of activations, and no two batches
+    agree. It follows from how far two equal requests in one batch are from the same text alone.
     """
     pair = list(serve(executor, [text, text], together=True))
     kl = np.concatenate([_kl(alone[s.positions], s.logits) for s in pair])

@@ -83,7 +83,8 @@ def _own(module: Module) -> Read:
         parts = [module.weights[n] if (n := f"{held}.{part}") in module.weights else None for part in PARTS]
         assert parts[0] is not None
         assert parts[1] is not None
-        return dequantize(parts[0], parts[1], parts[2], parts[3], *layouts[held], torch.float32)
+        format, group, rows = layouts[held]
+        return dequantize(parts[0], parts[1], parts[2], parts[3], format, group, rows, torch.float32)
 
     return read
 

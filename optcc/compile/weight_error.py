@@ -49,4 +49,5 @@ def weight_error(weight: StoredWeight, module: Module, original: Tensor) -> Weig
 
 def _by_group(squares: Tensor, form: WeightFormat) -> Tensor:
     """[O, K] -> sums [O, groups]."""
-    return squares.unflatten(1, (-1, form.group or squares.shape[1])).sum(-1)
+    sums: Tensor = squares.unflatten(1, (-1, form.group or squares.shape[1])).sum(-1)
+    return sums

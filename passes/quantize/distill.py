@@ -64,6 +64,7 @@ class Distill(WeightPass):
         NoCalibration: no data.
     """
 
+    farthest: ClassVar[float] = 8.0  # trained weights leave the original's on purpose
     calibrates: ClassVar[bool] = True
     start: str = "quantize.linear{search=20}"
     steps: int = 200

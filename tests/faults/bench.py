@@ -91,9 +91,9 @@ class Bench:
                 compile_model(str(model), off, self.folder / "out", CompileOptions(cache=kept, speed=False))
         return kept
 
-    def judge(self, fault: Fault, recipe: str) -> Outcome:
+    def judge(self, fault: Fault, recipe: str, seed: int = 0) -> Outcome:
         """Plant a fault, compile, and say what caught it."""
-        model = self.model(fault.model)
+        model = self.model(fault.model, seed)
         self._capture(model)
         began = time.perf_counter()
         with pytest.MonkeyPatch.context() as patch:

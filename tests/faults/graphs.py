@@ -156,16 +156,13 @@ def _rope_skipped(module: Module) -> None:
 
 
 def _other_tables(module: Module) -> None:
-    """A layer with local positions gets the tables of the global ones."""
+    """Global layers get the tables of local ones, which are in the graph before them."""
     nodes = ops(module, "optcc.rope.default")
-    kinds = list(dict.fromkeys(n.args[1] for n in nodes))
-    assert len(kinds) > 1
-    other = next(n for n in nodes if n.args[1] is kinds[1])
-    for node in [n for n in nodes if n.args[1] is kinds[0]][:2]:
-        order = list(module.nodes())
-        if order.index(other.args[1]) < order.index(node):  # type: ignore[arg-type]
-            set_operand(node, "cos", other.args[1])
-            set_operand(node, "sin", other.args[2])
+    local, others = nodes[0], [n for n in nodes if n.args[1] is not nodes[0].args[1]]
+    assert others
+    for node in others:
+        set_operand(node, "cos", local.args[1])
+        set_operand(node, "sin", local.args[2])
 
 
 def _positions(module: Module) -> None:
@@ -300,7 +297,7 @@ FAULTS = (
     Fault("rope interleaved", "pass", _edit(_operand("interleaved", lambda x: not x, "optcc.rope.default"))),
     Fault("rope of queries one position ahead", "pass", _edit(_queries_ahead)),
     Fault("rope skipped for one layer's keys", "pass", _edit(_rope_skipped)),
-    Fault("rope of global layers in local ones", "pass", _edit(_other_tables), "gemma3"),
+    Fault("rope of local layers in global ones", "pass", _edit(_other_tables), "gemma3"),
     Fault("learned positions off by one", "pass", _edit(_positions), "gpt2"),
     Fault("constants folded in bfloat16", "pass", _edit(_constants_in_half)),
     Fault("biases dropped", "pass", _edit(_no_bias(None))),

@@ -52,14 +52,15 @@ def _shared_block(p: Planting) -> None:
     allocate = BlockPool.allocate
 
     def wrong(self: BlockPool, count: int) -> list[int] | None:
+        held = [b for b in range(self.size) if self.references(b)]
         found = allocate(self, count)
-        held = [b for b in range(self.size) if self.references(b) and b not in (found or ())]
         if found and held and len(found) > 1:
+            self.release(found[-1:])
+            self.share(held[:1])
             found[-1] = held[0]
         return found
 
     p.patch.setattr(BlockPool, "allocate", wrong)
-    p.patch.setattr(BlockPool, "release", lambda self, ids: None)
 
 
 def _stale_after_preemption(p: Planting) -> None:

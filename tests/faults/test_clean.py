@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.bench import Bench, verdict
-from tests.needs import package
 
 NAMES = (
     "llama",
@@ -38,12 +37,6 @@ CLEAN = [
     *((name, "int4-gptq", 0) for name in ("llama", "qwen3", "gemma3")),
 ]
 """103 different ones but for three that are in it twice."""
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    package("onnxruntime")
-    return Bench(tmp_path_factory.mktemp("clean"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 from tests.faults.bench import Bench
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import Fault
-from tests.needs import package
 
 SAMPLE = {
     ("scale doubled, one layer", "int4"),
@@ -20,12 +19,6 @@ SAMPLE = {
     ("wrong tokenizer of the same size", "int8"),
 }
 CASES = [(fault, recipe) for fault in FAULTS for recipe in fault.recipes]
-
-
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    package("onnxruntime")
-    return Bench(tmp_path_factory.mktemp("faults"))
 
 
 def test_names_are_unique_and_the_sample_is_of_them() -> None:
