@@ -21,7 +21,7 @@ namespace optcc {
 constexpr int kMaxRows = 96;    // of one piece of work
 constexpr int kFewRows = 6;     // of one KV head are computed with keys as they come from memory
 constexpr int kChunk = 64;      // keys per update; a multiple of every vector's lanes
-constexpr int kSegment = 512;   // keys that are computed apart from others
+constexpr int kSegment = 256;   // keys that are computed apart from others; a multiple of kChunk
 constexpr int kMaxWidth = 512;  // of a head
 
 enum class KvType { kFloat, kHalf, kInt8 };
