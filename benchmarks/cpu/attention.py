@@ -1,6 +1,7 @@
 """PagedAttention alone against what the machine could do.
 
-    python benchmarks/cpu/attention.py [--threads 1] [--kv int8]
+    python benchmarks/cpu/attention.py [--threads 1] [--kv int8] [--json FILE]
+    python benchmarks/cpu/attention.py --table FILE...
 
 A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
 it. Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in
@@ -179,6 +180,24 @@ def measure(
     return best / LAYERS, median / LAYERS
 
 
+def table(files: list[Path]) -> str:
+    """Kept measurements as Markdown, a column for each file."""
+    runs = [json.loads(path.read_text()) for path in files]
+    rows = [[Row(**row) for row in run["rows"]] for run in runs]
+    titles = [f"{own[0].kv}, {own[0].threads} thread{'s' * (own[0].threads > 1)}" for own in rows]
+    lines = [
+        "| | " + " | ".join(titles) + " |",
+        "|---|" + "--:|" * len(runs),
+        "| reads, GB/s | " + " | ".join(f"{run['bandwidth'] / 1e9:.1f}" for run in runs) + " |",
+        "| products, GFLOP/s | " + " | ".join(f"{run['flops'] / 1e9:.0f}" for run in runs) + " |",
+    ]
+    for same in zip(*rows):
+        shares = (f"{r.best_us:.0f} µs, {100 * r.of_limit:.0f} %" for r in same)
+        r = same[0]
+        lines.append(f"| {r.mode}, batch {r.batch}, context {r.context} | " + " | ".join(shares) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and print; with `--json FILE` keep the rows too."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,8 +205,14 @@ def main() -> None:
     parser.add_argument("--kv", choices=["float32", "float16", "int8"], default="float32")
     parser.add_argument("--heads", default="9,3,64", help="query heads, KV heads, channels")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to keep the rows")
+    parser.add_argument(
+        "--table", type=Path, nargs="+", help="kept rows to print as Markdown; measures nothing"
+    )
     args = parser.parse_args()
+    if args.table:
+        print(table(args.table))
+        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import numpy as np
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,25 @@ def test_token_by_token_is_the_whole(kind: str, isa: str) -> None:
     found = texts.play([{0: 1000, 1: 505}, *([{0: 1, 1: 1}] * 15), *([{0: 1}] * 15)])
     for rows, wanted in zip(found, Texts(form, [1030, 520]).play([{0: 1030, 1: 520}])):
         np.testing.assert_array_equal(rows.view(np.int32), wanted.view(np.int32))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("block", [4, 16])
+def test_decoding_many_requests(block: int, kind: str, isa: str) -> None:
+    """So many that all KV heads of a request are one piece of work: the interpreter's rows, and those of each alone."""
+    form = Form(heads=9, kv_heads=3, width=48, block=block, kind=kind, isa=isa, threads=2)
+    many = 4 * (os.cpu_count() or 1) + 3
+    lengths = [1 + 29 * r % 150 for r in range(many - 1)] + [600]
+    texts = Texts(form, lengths)
+    texts.play([{r: n - 1 for r, n in enumerate(lengths)}])
+    inputs = texts.step(dict.fromkeys(range(many), 1))
+    copy = in_rows(inputs)
+    found = run(session(form), inputs)
+    assert_close(found, expected(form, copy))
+    for r in (0, 1, 5, many - 1):
+        alone = Texts(form, lengths).play([{r: lengths[r]}])[r]
+        np.testing.assert_array_equal(found[r].view(np.int32), alone[-1].view(np.int32))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -38,10 +38,8 @@ def test_sanitizers_find_nothing(root: Path, tmp_path: Path) -> None:
     if not native.status().ok:
         pytest.skip(str(native.status()))
     compiler = build.find_compiler()
-    runtime = subprocess.run(
-        [*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True
-    ).stdout
-    if not Path(runtime.strip()).is_absolute():
+    runtime = _file(compiler, "libasan.so")
+    if not Path(runtime).is_absolute():
         pytest.skip("the compiler has no address sanitizer")
     record = build.build(Path(build.__file__).parent / "src", tmp_path / build.LIBRARY, tmp_path, OPTIONS)
     assert not record.reason

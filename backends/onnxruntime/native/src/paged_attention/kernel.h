@@ -19,8 +19,9 @@
 namespace optcc {
 
 constexpr int kMaxRows = 96;    // of one piece of work
+constexpr int kFewRows = 6;     // of one KV head are computed with keys as they come from memory
 constexpr int kChunk = 64;      // keys per update; a multiple of every vector's lanes
-constexpr int kSegment = 512;   // keys that are computed apart from others
+constexpr int kSegment = 256;   // keys that are computed apart from others; a multiple of kChunk
 constexpr int kMaxWidth = 512;  // of a head
 
 enum class KvType { kFloat, kHalf, kInt8 };
@@ -40,14 +41,15 @@ struct Attention {
   float scale, softcap;
 };
 
-// A piece of work: some tokens of one request, in some heads that share a KV head.
+// A piece of work: some tokens of one request, in some heads that share a KV head, and in some KV heads.
 struct Piece {
   const int32_t* table;  // the request's row of the block table
   int64_t token;         // the first one's row in q
   int64_t position;      // and its position in the request
   int64_t head;          // the first one
-  int64_t kv_head;
-  int tokens, heads;  // at most kMaxRows together
+  int64_t kv_head;     // the first one
+  int tokens, heads;   // `heads` in each KV head
+  int groups;          // KV heads; tokens * heads * groups is at most kMaxRows
   int64_t first_key;  // a multiple of kSegment
   int64_t end_key;
   float* partial;  // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment

@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "abi/ort_op.h"
@@ -30,7 +31,7 @@ namespace optcc {
 namespace {
 
 constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
-constexpr size_t kEnoughPieces = 16;  // to keep the threads busy; with fewer, long contexts are cut
+constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
 constexpr int64_t kWritten = 32;      // tokens whose keys one piece writes
 
 const AttentionKernel& kernel_for(Isa isa) {
@@ -108,21 +109,34 @@ struct Cut {
   int segments;
 };
 
+int64_t rows_of(const Piece& u) { return static_cast<int64_t>(u.groups) * u.tokens * u.heads; }
+
 int64_t work_of(const Piece& u) {
-  return static_cast<int64_t>(u.tokens) * u.heads * (u.end_key - u.first_key);
+  return rows_of(u) * (u.end_key - u.first_key);
 }
 
-std::vector<Piece> pieces_of(const Attention& a, const Step& step) {
+// So many keep the threads busy. How many of them the session has it doesn't tell; not more than the machine.
+size_t enough_pieces() {
+  static const size_t found = kPiecesEach * std::max(1u, std::thread::hardware_concurrency());
+  return found;
+}
+
+// Tokens by tokens, and all KV heads together where a request has few: they lie side by side in each block, and memory
+// is read at its full rate only in such lengths.
+std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool together) {
   std::vector<Piece> found;
   const int64_t shared = a.heads / a.kv_heads;
   const int64_t heads = std::min<int64_t>(shared, kMaxRows);
   const int64_t tokens = std::max<int64_t>(1, kMaxRows / heads);
   for (int64_t r = 0; r < step.requests; ++r)
-    for (int64_t t = 0; t < step.count(r); t += tokens)
-      for (int64_t h = 0; h < a.heads; h += heads) {
-        Piece u{};
+    for (int64_t t = 0; t < step.count(r); t += tokens) {
+      Piece u{};
+      u.tokens = static_cast<int>(std::min(tokens, step.count(r) - t));
+      const int64_t fit = kMaxRows / (u.tokens * heads);
+      const int64_t groups = together && heads == shared && u.tokens * heads <= kFewRows ? fit : 1;
+      for (int64_t h = 0; h < a.heads; h += u.heads * u.groups) {
         u.heads = static_cast<int>(std::min(heads, (h / shared + 1) * shared - h));
-        u.tokens = static_cast<int>(std::min(tokens, step.count(r) - t));
+        u.groups = static_cast<int>(std::min(groups, (a.heads - h) / u.heads));
         u.table = step.pages(r);
         u.token = step.starts[r] + t;
         u.position = step.position(r) + t;
@@ -132,14 +146,14 @@ std::vector<Piece> pieces_of(const Attention& a, const Step& step) {
         if (a.window > 0 && u.position >= a.window)
           u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
         found.push_back(u);
-        h -= heads - u.heads;  // a group's last heads may be fewer
       }
+    }
   return found;
 }
 
 // Floats of one segment's results.
 int64_t stride_of(const Attention& a, const Piece& u) {
-  return static_cast<int64_t>(u.tokens) * u.heads * partial_floats(a.width);
+  return rows_of(u) * partial_floats(a.width);
 }
 
 // Cuts long pieces at segments. A row's arithmetic is the same either way; only who computes it changes.
@@ -283,10 +297,11 @@ struct PagedAttention {
   }
 
   void attend(Context& context, const Attention& a, const Step& step) const {
-    std::vector<Piece> pieces = pieces_of(a, step);
+    std::vector<Piece> pieces = pieces_of(a, step, true);
+    if (pieces.size() < enough_pieces()) pieces = pieces_of(a, step, false);
     std::unique_ptr<float[]> partials;
     std::vector<Cut> cuts;
-    if (pieces.size() < kEnoughPieces) cuts = cut(a, pieces, partials);
+    if (pieces.size() < enough_pieces()) cuts = cut(a, pieces, partials);
     int64_t work = 0;
     std::vector<size_t> order(pieces.size());
     for (size_t i = 0; i < pieces.size(); ++i) {

@@ -45,8 +45,6 @@ inline V with_sign_of(V x, V sign) {
   return reinterpret_cast<V>(reinterpret_cast<I>(x) | (reinterpret_cast<I>(sign) & INT32_MIN));  // x >= 0
 }
 inline V where_less(V a, V b, V yes, V no) { return choose(a < b, yes, no); }
-// Below 2^22, where adding 1.5 * 2^23 pushes the fraction out.
-inline V round_even(V x) { return (x + 12582912.0f) - 12582912.0f; }
 // x times 2^n for whole n from -126 to 127.
 inline V scale2(V x, V n) { return x * reinterpret_cast<V>((__builtin_convertvector(n, I) + 127) << 23); }
 // Lanes from..to of x, the others of `other`.
