@@ -80,7 +80,7 @@ def session(form: Form) -> Any:
         for name in SCALES:
             inputs[name] = (TensorProto.FLOAT, [*(page if "pool" in name else row)[:-1], 1])
     if form.joined:
-        inputs["query"] = (TensorProto.FLOAT, [1, "T", (form.heads + 2 * form.kv_heads) * form.width])
+        inputs["query"] = (TensorProto.FLOAT, [1, "T", "D"])
         del inputs["key"], inputs["value"]
     names = [name if name in inputs else "" for name in PORTS]
     if form.rotary:

@@ -83,8 +83,8 @@ def _base(node: fx.Node) -> fx.Node:
 
 def _rotation(q: fx.Node, k: fx.Node) -> tuple[fx.Node, fx.Node, bool] | None:
     """Where queries and keys are rotated alike, a row of the tables a token: cos, sin, whether neighbours pair."""
-    found = [normalized(_base(x))[0] if _base(x).target is ROPE else None for x in (q, k)]
-    if found[0] is None or found[1] is None or found[0][1:] != found[1][1:]:
+    found = [normalized(_base(x))[0] for x in (q, k) if _base(x).target is ROPE]
+    if len(found) != 2 or found[0][1:] != found[1][1:]:
         return None
     cos, sin, interleaved = found[0][1:]
     one_row = all(d == 1 for y in found for d in shape_of(y[0])[:-3])

@@ -34,18 +34,17 @@ def native_linear(
     A norm or a gated activation that nothing else reads is computed inside as well, a row at a time: what was emitted
     for it is dead then.
     """
-    attributes = table.packing.attributes() | {"quantize_input": int(bool(normalized(node)[0][9]))}
     before = _norm_before(emit, x) or _gate_before(emit, x) or Before([emit.value(x)])
     operands = [before.operands[0], _stored(emit, table), bias, *before.operands[1:]]
     while operands[-1] is None:
         operands.pop()
-    results = emit.ops(
-        "QuantizedLinear",
-        operands,
-        attributes | before.attributes,
-        DOMAIN,
-        outputs=1 if before.total is None else 2,
-    )
+    attributes: Attributes = {
+        **table.packing.attributes(),
+        "quantize_input": int(bool(normalized(node)[0][9])),
+        **before.attributes,
+    }
+    count = 1 if before.total is None else 2
+    results = emit.ops("QuantizedLinear", operands, attributes, DOMAIN, outputs=count)
     if before.total is not None:
         total = _typed_as(results[1], x)
         emit.values[before.total][1] = total
@@ -81,7 +80,7 @@ def _norm_before(emit: Emitter, x: fx.Node) -> Before | None:
     floats = [y for y in given if isinstance(y, fx.Node)]
     if any(dtype_of(y) != torch.float32 for y in floats):
         return None
-    attributes = {"prepare": "rms_norm", "epsilon": float(given[-1])}
+    attributes: Attributes = {"prepare": "rms_norm", "epsilon": float(given[-1])}
     if node.target is RMS_NORM:
         return Before([emit.value(given[0]), emit.value(given[1])], attributes)
     if [str(d) for d in val(given[0]).shape] != [str(d) for d in val(given[1]).shape]:
