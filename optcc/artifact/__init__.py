@@ -3,6 +3,7 @@ torch."""
 
 from optcc.artifact.digest import canonical_json, sha256_bytes, sha256_file
 from optcc.artifact.manifest import FileEntry, Manifest, ModelRef
+from optcc.artifact.starting import open_and_start
 from optcc.artifact.store import Artifact
 from optcc.artifact.verify import Problem, VerifyReport, verify_artifact
 from optcc.artifact.weights import SafetensorsIndex, Span, TensorInfo, TensorSource, write_safetensors
@@ -21,6 +22,7 @@ __all__ = [
     "TensorSource",
     "VerifyReport",
     "canonical_json",
+    "open_and_start",
     "sha256_bytes",
     "sha256_file",
     "verify_artifact",

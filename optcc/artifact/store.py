@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,12 +27,15 @@ class Artifact:
     manifest: Manifest
 
     @staticmethod
-    def open(path: Path | str, *, force: bool = False, verify: bool = True) -> Artifact:
+    def open(
+        path: Path | str, *, force: bool = False, verify: bool = True, later: Container[str] = ()
+    ) -> Artifact:
         """Open the artifact directory `path`.
 
         Args:
             force: open one that failed its accuracy check, or that this machine's packages are too old for.
             verify: hash every file; False is for a directory that this process has just written.
+            later: files whose hashes somebody else checks (`open_and_start`).
 
         Raises:
             NotAnArtifact: there is no manifest.
@@ -43,7 +46,7 @@ class Artifact:
         root = Path(path)
         artifact = Artifact(root, read_manifest(root))
         if verify:
-            verify_artifact(root).raise_if_damaged()
+            verify_artifact(root, later).raise_if_damaged()
         if not force:
             artifact.check_packages()
             if artifact.status == "failed":

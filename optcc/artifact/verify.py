@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,12 @@ def read_manifest(root: Path) -> Manifest:
     return parse_manifest(data, str(path))
 
 
-def verify_artifact(path: Path | str) -> VerifyReport:
+def verify_artifact(path: Path | str, later: Container[str] = ()) -> VerifyReport:
     """Hash every file of an artifact and list all that is wrong.
+
+    Args:
+        path: the artifact.
+        later: files that are looked for and not hashed, because somebody else does.
 
     Raises NotAnArtifact when there is no manifest, IncompatibleArtifact for another format version.
     """
@@ -114,7 +118,8 @@ def verify_artifact(path: Path | str) -> VerifyReport:
     except OSError as error:
         problems.append(Problem(HASHES, UNREADABLE, error.strerror or str(error)))
     found = set(list_files(root)) - {MANIFEST, HASHES}
-    problems.extend(compare(root, expected, found))
+    now = {name: entry for name, entry in expected.items() if name not in later or name not in found}
+    problems.extend(compare(root, now, found))
     # What a damaged manifest doesn't list can't be told from what doesn't belong.
     listed_tables = {p.path for p in problems} & {MANIFEST, HASHES}
     for name in found - set(expected):

@@ -47,11 +47,10 @@ def offline(
     the median of the rounds, with their range.
     """
     from optcc.cli.measure import Load, measure
-    from optcc.cli.opening import open_artifact, open_decoder, thread_count
+    from optcc.cli.opening import open_running, thread_count
     from optcc.cli.progress import progress
 
-    artifact = open_artifact(directory, force)
-    executor = open_decoder(artifact, threads)
+    artifact, executor = open_running(directory, force, threads)
     try:
         with progress(quiet=as_json) as watch:
             watch.stage("bench")

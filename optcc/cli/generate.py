@@ -8,13 +8,14 @@ import click
 
 from optcc.cli.common import human_bytes, print_json
 from optcc.cli.display import human_seconds
-from optcc.cli.opening import open_decoder, text_tools
+from optcc.cli.opening import text_tools
 from optcc.errors import NotATextModel, PromptTooLong
 
 if TYPE_CHECKING:
     from optcc.artifact import Artifact
     from optcc.cli.run import Ask
-    from optcc.runtime import ChatTemplate, FinishedEvent, ModelSpec, Request, Stream, Tokenizer
+    from optcc.memory import MemoryMeter
+    from optcc.runtime import ChatTemplate, Executor, FinishedEvent, ModelSpec, Request, Stream, Tokenizer
 
 INTERRUPTED = 130
 _ENDS = {
@@ -25,17 +26,15 @@ _ENDS = {
 }
 
 
-def generate(artifact: Artifact, ask: Ask, threads: int | None, as_json: bool) -> int:
+def generate(artifact: Artifact, executor: Executor, ask: Ask, meter: MemoryMeter, as_json: bool) -> int:
     """Answer and return the exit code: 0, or 130 after Ctrl-C.
 
     Raises:
         NotATextModel, BadPrompt, PromptTooLong, PoolTooSmall, BadSampling.
     """
     from optcc.cli.run import DEFAULT_TOKENS
-    from optcc.memory import MemoryMeter
     from optcc.runtime import Engine, ModelSpec, Request, StopConditions
 
-    meter = MemoryMeter()
     tokenizer, template = text_tools(artifact)
     if tokenizer is None:
         raise NotATextModel(
@@ -45,13 +44,9 @@ def generate(artifact: Artifact, ask: Ask, threads: int | None, as_json: bool) -
     spec = ModelSpec.from_json(artifact.spec)
     limit = ask.max_tokens if ask.max_tokens is not None else min(DEFAULT_TOKENS, _room(spec, len(ids)))
     request = Request(tuple(ids), ask.sampling, StopConditions(max_tokens=limit, strings=ask.stop))
-    executor = open_decoder(artifact, threads)
-    try:
-        engine = Engine(executor, blocks=pool_blocks(spec, request, ask.kv_tokens), tokenizer=tokenizer)
-        with engine.stream(request) as stream:
-            final = _follow(stream, lambda: engine.cancel(stream.request_id), silent=as_json)
-    finally:
-        executor.close()
+    engine = Engine(executor, blocks=pool_blocks(spec, request, ask.kv_tokens), tokenizer=tokenizer)
+    with engine.stream(request) as stream:
+        final = _follow(stream, lambda: engine.cancel(stream.request_id), silent=as_json)
     data = statistics(final, meter.peak())
     if as_json:
         print_json({"text": final.text, "tokens": list(final.tokens), **data})

@@ -23,6 +23,20 @@ def open_artifact(directory: Path, force: bool) -> Artifact:
     return Artifact.open(directory, force=force)
 
 
+def open_running(directory: Path, force: bool, threads: int | None) -> tuple[Artifact, Executor]:
+    """An artifact that generates text and its executor, which is made while the weights are still being hashed.
+
+    Raises:
+        What `open_artifact` and `open_decoder` raise.
+    """
+    from optcc.artifact import open_and_start
+
+    def start(artifact: Artifact) -> Executor:
+        return open_decoder(artifact, threads)
+
+    return open_and_start(directory, start, lambda executor: executor.close(), force=force)
+
+
 def open_decoder(artifact: Artifact, threads: int | None) -> Executor:
     """The executor of an artifact that generates text.
 

@@ -85,26 +85,27 @@ def command(
 
     An artifact that is a function (an encoder, say) takes --inputs and -o instead of a prompt.
     """
-    from optcc.cli.opening import open_artifact
+    from optcc.cli.opening import open_artifact, open_running
+    from optcc.memory import MemoryMeter
     from optcc.runtime import SamplingParams
 
     sampling = SamplingParams(temperature, top_k, top_p, seed)
-    artifact = open_artifact(directory, force)
     if inputs is not None or out is not None:
         from optcc.cli.call import call_function
 
         if inputs is None or out is None or prompt is not None:
             raise click.UsageError("a function takes --inputs and -o together, and no prompt")
-        call_function(artifact, inputs, out, threads, as_json)
+        call_function(open_artifact(directory, force), inputs, out, threads, as_json)
         return 0
     from optcc.cli.generate import generate
 
-    if artifact.kind != "decoder":
-        from optcc.cli.opening import open_decoder
-
-        open_decoder(artifact, threads)  # refuses with how to call a function
-    ask = Ask(_prompt(prompt), raw, system, max_tokens, sampling, stop, kv_tokens)
-    return generate(artifact, ask, threads, as_json)
+    meter = MemoryMeter()
+    artifact, executor = open_running(directory, force, threads)
+    try:
+        ask = Ask(_prompt(prompt), raw, system, max_tokens, sampling, stop, kv_tokens)
+        return generate(artifact, executor, ask, meter, as_json)
+    finally:
+        executor.close()
 
 
 def _prompt(given: str | None) -> str:

@@ -12,6 +12,8 @@ import torch
 
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.native.packing import Canonical, Packing
+from optcc.ir.ops.activation import gated_activation
+from optcc.ir.ops.norm import add_rms_norm, rms_norm
 from optcc.ir.ops.quantized import quantized_embedding, quantized_linear
 from optcc.quant.rounding import PackedWeight, round_to_nearest
 from optcc.recipe.schemes import WeightFormat
@@ -32,6 +34,8 @@ class Form:
     activations: bool = True
     bias: bool = False
     seed: int = 0
+    before: str = ""
+    """What is done to a row first: rms_norm, add_rms_norm, silu, gelu_tanh or nothing."""
 
     @property
     def packing(self) -> Packing:
@@ -56,6 +60,26 @@ def table(form: Form) -> Array:
     packed, _ = weights(form)
     zero = None if packed.zero is None else packed.zero.numpy()
     return form.packing.pack(Canonical(packed.packed.numpy(), packed.scale.numpy(), zero))
+
+
+EPSILON = 1e-5
+
+
+@cache
+def norm_weight(form: Form) -> Array:
+    """Of the norm before the linear."""
+    return np.random.default_rng(form.seed).normal(1, 0.2, form.inputs).astype(np.float32)
+
+
+def prepared(form: Form, x: Array, residual: Array | None = None) -> tuple[Array, Array | None]:
+    """The interpreter's rows that are multiplied, and the sum where there is a residual."""
+    given, weight = torch.from_numpy(x), torch.from_numpy(norm_weight(form))
+    if residual is not None:
+        normed, total = add_rms_norm(given, torch.from_numpy(residual), weight, EPSILON)
+        return normed.numpy(), total.numpy()
+    if form.before == "rms_norm":
+        return rms_norm(given, weight, EPSILON).numpy(), None
+    return (gated_activation(given, form.before).numpy() if form.before else x), None
 
 
 def expected(form: Form, x: Array) -> Array:
@@ -93,10 +117,25 @@ def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = Fals
     else:
         name, first = "QuantizedLinear", helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
         attributes |= {"quantize_input": int(form.activations)}
-    node = helper.make_node(name, ["x", *parts], ["y"], domain=native.DOMAIN, **attributes)
-    last = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    names, results, inputs = ["x", *parts], ["y"], [first]
+    if form.before:
+        normed = form.before.endswith("rms_norm")
+        attributes |= {"prepare": "rms_norm" if normed else form.before, "epsilon": EPSILON}
+        names += [] if "bias" in parts else [""]
+        if normed:
+            values = norm_weight(form)
+            stored.append(
+                helper.make_tensor("norm", TensorProto.FLOAT, values.shape, values.tobytes(), raw=True)
+            )
+            names.append("norm")
+        if form.before == "add_rms_norm":
+            names.append("residual")
+            inputs.append(helper.make_tensor_value_info("residual", TensorProto.FLOAT, None))
+            results.append("total")
+    node = helper.make_node(name, names, results, domain=native.DOMAIN, **attributes)
+    last = [helper.make_tensor_value_info(result, TensorProto.FLOAT, None) for result in results]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
-    graph = helper.make_graph([node], "g", [first], [last], stored)
+    graph = helper.make_graph([node], "g", inputs, last, stored)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -112,6 +151,13 @@ def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = Fals
 def run(made: Any, x: Array) -> Array:
     """One call."""
     found: Array = made.run(None, {"x": x})[0]
+    return found
+
+
+def run_before(made: Any, x: Array, residual: Array | None) -> list[Array]:
+    """One call of a linear that prepares its rows: its product, and the sum where there is a residual."""
+    given = {"x": x} | ({} if residual is None else {"residual": residual})
+    found: list[Array] = made.run(None, given)
     return found
 
 

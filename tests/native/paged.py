@@ -15,12 +15,24 @@ import torch
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.native.pools import rows_of
 from optcc.ir.ops.attention import paged_attention
+from optcc.ir.ops.rope import rope
 
 Array = npt.NDArray[Any]
 KINDS = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
 POOLS = {"key_pool": "k_pool", "value_pool": "v_pool", "key_scale_pool": "k_scale_pool"}
 POOLS |= {"value_scale_pool": "v_scale_pool"}
 SCALES = ("key_scale", "value_scale", "key_scale_pool", "value_scale_pool")
+PORTS = (
+    "query",
+    "key",
+    "value",
+    "key_pool",
+    "value_pool",
+    "query_starts",
+    "kv_lengths",
+    "block_table",
+    *SCALES,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,11 @@ class Form:
     scale: float = 0.125
     isa: str = ""
     threads: int = 1
+    rotary: int = 0
+    """Channels that are rotated."""
+    interleaved: bool = False
+    joined: bool = False
+    """Query, key and value of a token come in one row."""
 
 
 @cache
@@ -62,17 +79,26 @@ def session(form: Form) -> Any:
     if form.kind == "int8":
         for name in SCALES:
             inputs[name] = (TensorProto.FLOAT, [*(page if "pool" in name else row)[:-1], 1])
+    if form.joined:
+        inputs["query"] = (TensorProto.FLOAT, [1, "T", "D"])
+        del inputs["key"], inputs["value"]
+    names = [name if name in inputs else "" for name in PORTS]
+    if form.rotary:
+        for name in ("cos", "sin"):
+            inputs[name] = (TensorProto.FLOAT, ["T", form.rotary // 2])
+        names += ["cos", "sin"]
     node = helper.make_node(
         "PagedAttention",
-        list(inputs),
+        names,
         ["out"],
         domain=native.DOMAIN,
         scale=form.scale,
         local_window_size=form.window,
         softcap=form.softcap,
+        rotary_interleaved=int(form.interleaved),
     )
     values = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, inputs["query"][1])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
     model = helper.make_model(
         helper.make_graph([node], "g", values, [out]), opset_imports=opsets, ir_version=10
@@ -192,6 +218,22 @@ class Texts:
     def whole(self) -> list[dict[int, int]]:
         """All in one step."""
         return [dict(enumerate(self.lengths))]
+
+
+def raw(form: Form, inputs: dict[str, Array], seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
+    """A step as a form that rotates or joins takes it, and as the operator takes it after that was done outside."""
+    tokens, rng = len(inputs["query"]), np.random.default_rng(seed)
+    given, plain = dict(inputs), dict(inputs)
+    if form.rotary:
+        angles = rng.random((tokens, form.rotary // 2)) * 6
+        given |= {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
+        tables = [torch.from_numpy(given[name]) for name in ("cos", "sin")]
+        for name in ("query", "key"):
+            plain[name] = rope(torch.from_numpy(inputs[name]), *tables, form.interleaved).numpy()
+    if form.joined:
+        rows = [given.pop(name).reshape(tokens, -1) for name in ("query", "key", "value")]
+        given["query"] = np.ascontiguousarray(np.concatenate(rows, 1)[None])
+    return given, plain
 
 
 def in_rows(inputs: dict[str, Array]) -> dict[str, Array]:

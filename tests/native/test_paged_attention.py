@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optcc.backends.onnxruntime import native
-from tests.native.paged import KINDS, Form, Texts, expected, in_rows, run, session
+from tests.native.paged import KINDS, Form, Texts, expected, in_rows, raw, run, session
 
 pytestmark = pytest.mark.skipif(not native.status().ok, reason=str(native.status()))
 
@@ -202,6 +202,52 @@ def test_scores_that_are_huge_or_no_numbers(isa: str) -> None:
     found = texts.play([{0: 40, 1: 9}, {0: 50}])
     assert np.isnan(found[0][40:]).all()
     assert np.isfinite(found[0][:40]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([(9, 3), (4, 1), (2, 2)]),
+    st.sampled_from([8, 33, 64]),
+    st.sampled_from([0, 8, 6]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["float32", "float16"]),
+    st.lists(st.integers(1, 70), min_size=1, max_size=4),
+    st.sampled_from(ISAS),
+)
+def test_rotating_and_joined_rows_are_what_was_done_outside(
+    heads: tuple[int, int],
+    width: int,
+    rotary: int,
+    interleaved: bool,
+    joined: bool,
+    kind: str,
+    lengths: list[int],
+    isa: str,
+) -> None:
+    """To the bit: pools as well. Each product is rounded, as torch rounds it."""
+    plain = Form(*heads, width, kind=kind, isa=isa, threads=2)
+    form = replace(plain, rotary=rotary, interleaved=interleaved, joined=joined)
+    inputs, outside = raw(form, Texts(plain, lengths).step(dict(enumerate(lengths))))
+    pools = {name: inputs[name].copy() for name in ("key_pool", "value_pool")}
+    wanted = run(session(plain), outside | pools)
+    found = run(session(form), inputs)
+    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    assert found.shape == ((1, len(wanted), heads[0] * width) if joined else wanted.shape)
+    for name, pool in pools.items():
+        np.testing.assert_array_equal(inputs[name], pool)
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    form = Form(rotary=64)
+    inputs, _ = raw(form, Texts(Form(), [20]).step({0: 20}))
+    for name, wrong in (("cos", inputs["cos"][:-1]), ("sin", inputs["sin"][:-1])):
+        with pytest.raises(Exception, match="cos and sin must be"):
+            run(session(form), inputs | {name: wrong.copy()})
+    joined = replace(form, joined=True)
+    inputs, _ = raw(joined, Texts(Form(), [20]).step({0: 20}))
+    with pytest.raises(Exception, match="whole heads"):
+        run(session(joined), inputs | {"query": inputs["query"][..., :-1].copy()})
 
 
 WRONG = {

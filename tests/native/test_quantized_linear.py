@@ -7,13 +7,26 @@ the bit, as all do about one row whatever stands beside it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optcc.backends.onnxruntime import native
-from tests.native.linears import Form, expected, expected_rows, rows, run, session, table, weights
+from tests.native.linears import (
+    Form,
+    expected,
+    expected_rows,
+    prepared,
+    rows,
+    run,
+    run_before,
+    session,
+    table,
+    weights,
+)
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=str(native.status()))
 ISAS = native.status().usable
@@ -60,6 +73,69 @@ def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(
     np.testing.assert_array_equal(run(session(form, isa), x[part]), whole[part])
     np.testing.assert_array_equal(run(session(form, isa, 2), x), whole)
     np.testing.assert_array_equal(run(session(form, isa), x[::-1])[::-1], whole)
+
+
+BEFORE = ("rms_norm", "add_rms_norm", "silu", "gelu_tanh")
+
+
+def _given(form: Form, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows as they come before they are prepared, and what is added to them."""
+    rng = np.random.default_rng(count)
+    gated = not form.before.endswith("rms_norm")
+    x = (rng.standard_normal((count, form.inputs * (1 + gated))) * 3).astype(np.float32)
+    residual = rng.standard_normal(x.shape).astype(np.float32)
+    return x, residual if form.before == "add_rms_norm" else None
+
+
+@settings(max_examples=60, deadline=None)
+@given(forms(), st.sampled_from(BEFORE), st.integers(1, 70), st.sampled_from(ISAS))
+def test_prepared_rows_equal_the_interpreter(form: Form, before: str, count: int, isa: str) -> None:
+    """Where rows are rounded to 8 bits a level may fall on the other side of a tie: a 127th of a group's largest."""
+    form = replace(form, before=before)
+    x, residual = _given(form, count)
+    found = run_before(session(form, isa), x, residual)
+    made, total = prepared(form, x, residual)
+    assert _error(found[0], expected(form, made)) < (1e-2 if form.activations else 2e-5)
+    if total is not None:
+        np.testing.assert_array_equal(found[1], total)
+
+
+@settings(max_examples=30, deadline=None)
+@given(forms(), st.sampled_from(BEFORE), st.integers(1, 70), st.integers(0, 69), st.sampled_from(ISAS))
+def test_a_prepared_row_is_the_same_to_the_bit_whatever_stands_beside_it(
+    form: Form, before: str, count: int, first: int, isa: str
+) -> None:
+    form = replace(form, before=before)
+    x, residual = _given(form, 130)
+    whole = run_before(session(form, isa), x, residual)
+    part = slice(first, first + count)
+    some = run_before(session(form, isa), x[part], None if residual is None else residual[part])
+    for found, wanted in zip(some, whole, strict=True):
+        np.testing.assert_array_equal(found, wanted[part])
+    for found, wanted in zip(run_before(session(form, isa, 2), x, residual), whole, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_prepared_rows_agree_to_the_bit_on_fused_instruction_sets(before: str) -> None:
+    fused = [isa for isa in ISAS if isa != "portable"]
+    form = Form(45, 24 * 3, 24, before=before)
+    x, residual = _given(form, 21)
+    found = [run_before(session(form, isa), x, residual) for isa in fused]
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_gates_at_their_ends(isa: str) -> None:
+    """Where e^-x is no number of float32 any more, and what is no number at all."""
+    form = Form(16, 64, 64, activations=False, before="silu")
+    x = np.ones((4, 128), np.float32)
+    x[0, :64], x[1, :64], x[2, 5] = -1000.0, 1000.0, np.nan
+    found = run_before(session(form, isa), x, None)[0]
+    assert _error(np.delete(found, 2, 0), np.delete(expected(form, prepared(form, x)[0]), 2, 0)) < 2e-5
+    assert np.isnan(found[2]).all()
 
 
 @pytest.mark.parametrize("isa", [name for name in ISAS if name not in ("portable", "avx512")])

@@ -15,7 +15,8 @@ from torch import fx
 
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower import ragged
-from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter, Operand
+from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
+from optcc.backends.onnxruntime.lower.native_attention import native_attention
 from optcc.backends.onnxruntime.lower.ragged import Keys, bias, causal_bias
 from optcc.backends.onnxruntime.lower.registry import lowers
 from optcc.backends.onnxruntime.lower.types import dtype_of, rank_of, shape_of
@@ -126,7 +127,7 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
     two the same memory.
     """
     if native.status().ok:
-        return _native_attention(emit, operands)
+        return native_attention(emit, operands)
     q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap, *quantized = operands
     k_scale, v_scale, k_scale_pool, v_scale_pool = quantized
     block, kv_heads, width = (int(d or 0) for d in shape_of(k_pool)[-3:])
@@ -146,16 +147,6 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
         rows = KeysValues(rows.k, rows.v, *scales)
     keys = ragged.paged_keys(emit, starts, positions, lengths, table, block)
     return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap))
-
-
-def _native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
-    q, k, v, k_pool, v_pool, _, starts, lengths, table, scale, window, softcap, *scales = operands
-    inputs: list[Operand] = [emit.value(x) for x in (q, k, v, k_pool, v_pool)]
-    inputs += [emit.cast(x, torch.int32) for x in (starts, lengths, table)]
-    inputs += [emit.value(x) for x in scales if x is not None]
-    # An optional attribute of another type reads as absent, so 1 must be 1.0.
-    attributes = {"scale": float(scale), "local_window_size": int(window), "softcap": float(softcap)}
-    return emit.op("PagedAttention", inputs, attributes, native.DOMAIN)
 
 
 @lowers("optcc.masked_attention.default", refuse=_refuse)

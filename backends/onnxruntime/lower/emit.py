@@ -169,13 +169,16 @@ class Emitter:
     def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         """Reshape to constants, one of which may be -1; 0 keeps a dim.
 
-        A reshape of a reshape reads the first one's operand: the one between costs a call per step.
+        A reshape of a reshape reads the first one's operand, and one that changes nothing is none: each costs a call
+        per step.
         """
         producer = value.producer()
         while producer is not None and producer.op_type == "Reshape" and 0 not in shape:
             first = producer.inputs[0]
             assert first is not None
             value, producer = first, first.producer()
+        if value.shape is not None and _is(value.shape, shape):
+            return value
         return self.op("Reshape", [value, self.ints(shape)])
 
     def dims(self, sizes: Sequence[Any]) -> ir.Value:
@@ -203,3 +206,8 @@ class Emitter:
             "Reshape",
             [value, self.dims([d if d is not None else s for d, s in zip(shape, sizes, strict=True)])],
         )
+
+
+def _is(known: ir.Shape, wanted: Sequence[int]) -> bool:
+    """Whether a reshape to `wanted`, one dim of which may be -1, changes nothing."""
+    return len(known) == len(wanted) and all(w in (-1, k) for k, w in zip(known, wanted, strict=True))

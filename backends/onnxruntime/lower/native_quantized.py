@@ -2,28 +2,100 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
 
-from optcc.backends.onnxruntime.lower.emit import Emitter
+import optcc.ir.ops  # noqa: F401 - registers the operators
+from optcc.backends.onnxruntime.lower.emit import Attributes, Emitter, Operand
 from optcc.backends.onnxruntime.lower.tables import NativeTable
-from optcc.backends.onnxruntime.lower.types import dtype_of, shape_of
+from optcc.backends.onnxruntime.lower.types import dtype_of, shape_of, val
 from optcc.backends.onnxruntime.native import DOMAIN
 from optcc.ir.pattern import normalized
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+RMS_NORM = torch.ops.optcc.rms_norm.default
+ADD_RMS_NORM = torch.ops.optcc.add_rms_norm.default
+GATED = torch.ops.optcc.gated_activation.default
+GATES = ("silu", "gelu_tanh")
+"""Activations that the operator computes."""
+
 
 def native_linear(
-    emit: Emitter, node: fx.Node, table: NativeTable, x: ir.Value, bias: ir.Value | None
+    emit: Emitter, node: fx.Node, table: NativeTable, x: fx.Node, bias: ir.Value | None
 ) -> ir.Value:
-    """The product, with x quantized inside where the node says so."""
-    attributes = table.packing.attributes() | {"quantize_input": int(bool(normalized(node)[0][9]))}
-    operands = [x, _stored(emit, table)] + ([] if bias is None else [bias])
-    return _typed(emit, node, emit.op("QuantizedLinear", operands, attributes, DOMAIN))
+    """The product, with x quantized inside where the node says so.
+
+    A norm or a gated activation that nothing else reads is computed inside as well, a row at a time: what was emitted
+    for it is dead then.
+    """
+    before = _norm_before(emit, x) or _gate_before(emit, x) or Before([emit.value(x)])
+    operands = [before.operands[0], _stored(emit, table), bias, *before.operands[1:]]
+    while operands[-1] is None:
+        operands.pop()
+    attributes: Attributes = {
+        **table.packing.attributes(),
+        "quantize_input": int(bool(normalized(node)[0][9])),
+        **before.attributes,
+    }
+    count = 1 if before.total is None else 2
+    results = emit.ops("QuantizedLinear", operands, attributes, DOMAIN, outputs=count)
+    if before.total is not None:
+        total = _typed_as(results[1], x)
+        emit.values[before.total][1] = total
+        for user in before.total.users:
+            if user.args[1] == 1 and user in emit.values:
+                emit.values[user] = total
+    return _typed_as(results[0], node)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a linear does to its rows first.
+
+    Attributes:
+        operands: x, and what comes behind the bias.
+        attributes: of the operator.
+        total: the add_rms_norm node whose sum it gives as well.
+    """
+
+    operands: list[Operand]
+    attributes: Attributes = field(default_factory=dict)
+    total: fx.Node | None = None
+
+
+def _norm_before(emit: Emitter, x: fx.Node) -> Before | None:
+    """Of a norm, or of the norm of a sum, that is read by this linear alone."""
+    if len(x.users) != 1:
+        return None
+    node = x.args[0] if x.target is operator.getitem and x.args[1] == 0 else x
+    if not isinstance(node, fx.Node) or node.target not in (RMS_NORM, ADD_RMS_NORM):
+        return None
+    given = normalized(node)[0]
+    floats = [y for y in given if isinstance(y, fx.Node)]
+    if any(dtype_of(y) != torch.float32 for y in floats):
+        return None
+    attributes: Attributes = {"prepare": "rms_norm", "epsilon": float(given[-1])}
+    if node.target is RMS_NORM:
+        return Before([emit.value(given[0]), emit.value(given[1])], attributes)
+    if [str(d) for d in val(given[0]).shape] != [str(d) for d in val(given[1]).shape]:
+        return None
+    return Before([emit.value(given[0]), emit.value(given[2]), emit.value(given[1])], attributes, node)
+
+
+def _gate_before(emit: Emitter, x: fx.Node) -> Before | None:
+    """Of a gated activation that is read by this linear alone."""
+    if x.target is not GATED or len(x.users) != 1:
+        return None
+    gate_up, kind = normalized(x)[0]
+    if kind not in GATES or dtype_of(gate_up) != torch.float32:
+        return None
+    return Before([emit.value(gate_up)], {"prepare": kind})
 
 
 def native_embedding(emit: Emitter, node: fx.Node, table: NativeTable, ids: ir.Value) -> ir.Value:
@@ -32,14 +104,14 @@ def native_embedding(emit: Emitter, node: fx.Node, table: NativeTable, ids: ir.V
         ids = emit.to(ids, torch.int64)
     operands = [ids, _stored(emit, table)]
     value = emit.op("QuantizedEmbedding", operands, table.packing.attributes(), DOMAIN)
-    return _typed(emit, node, value)
+    return _typed_as(value, node)
 
 
 def _stored(emit: Emitter, table: NativeTable) -> ir.Value:
     return emit.stored(table.packed, torch.uint8, table.packing.shape)
 
 
-def _typed(emit: Emitter, node: fx.Node, value: ir.Value) -> ir.Value:
+def _typed_as(value: ir.Value, node: fx.Node) -> ir.Value:
     """ONNX Runtime can't infer shapes through operators it doesn't know; its own optimizations ask for them."""
     import onnx_ir as ir
 

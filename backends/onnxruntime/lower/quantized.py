@@ -61,7 +61,7 @@ def quantized_linear(emit: Emitter, node: fx.Node, given: list[Any]) -> ir.Value
     x, packed, bias, act_format, act_group = given[0], given[1], given[5], given[9], given[10]
     b = None if bias is None else emit.value(bias)
     if native := emit.native.get(str(packed.target)):
-        return native_linear(emit, node, native, emit.value(x), b)
+        return native_linear(emit, node, native, x, b)
     table, level = Table.of(node), linear_kernel(node)
     if level is None:
         value = emit.value(x)

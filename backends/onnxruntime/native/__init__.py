@@ -109,9 +109,17 @@ def _record() -> dict[str, str]:
 
 
 def load() -> ctypes.CDLL | None:
-    """The library for ctypes; None when it can't be used."""
+    """The library for ctypes; None when it can't be used. Every step asks: no file is looked at twice."""
+    if _loaded and os.environ.get("OPTCC_NATIVE") != "off":
+        return _loaded[0]
     path = library()
-    return None if path is None else _load(str(path))
+    if path is None:
+        return None
+    _loaded.append(_load(str(path)))
+    return _loaded[0]
+
+
+_loaded: list[ctypes.CDLL] = []
 
 
 @cache

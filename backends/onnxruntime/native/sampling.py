@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from optcc.backends.onnxruntime.native import load
 from optcc.runtime.executor import FloatArray
 from optcc.runtime.faults import BadLogits
-from optcc.runtime.sampler import SamplingParams
+from optcc.runtime.sampler import GREEDY, SamplingParams
 from optcc.runtime.sampler import sample as plain
 
 _NO_ROW, _NO_ISA = -1, -2
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What the library reads of each row: temperature, top_k, top_p, seed, position."""
+
+    arrays: tuple[npt.NDArray[Any], ...]
+
+    @cached_property
+    def addresses(self) -> tuple[int, ...]:
+        """Of the arrays."""
+        return tuple(array.ctypes.data for array in self.arrays)
+
+
+@lru_cache(maxsize=64)
+def _largest(rows: int) -> _Given:
+    """Rows whose largest logit is wanted: most steps, so it is made once. Nobody writes to it."""
+    return _given([GREEDY] * rows, range(rows), 1)
+
+
+def _given(params: Sequence[SamplingParams], positions: Sequence[int], vocab: int) -> _Given:
+    return _Given(
+        (
+            np.array([p.temperature for p in params], np.float64),
+            np.array([min(p.top_k, vocab) for p in params], np.int64),
+            np.array([p.top_p for p in params], np.float64),
+            np.array([p.seed for p in params], np.uint64),
+            np.array(positions, np.int64),
+        )
+    )
 
 
 def sample(logits: FloatArray, params: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
@@ -28,16 +62,9 @@ def sample(logits: FloatArray, params: Sequence[SamplingParams], positions: Sequ
     if not len(rows) == len(params) == len(positions):
         raise ValueError(f"{len(rows)} rows, {len(params)} parameters, {len(positions)} positions")
     tokens = np.empty(len(rows), np.int64)
-    given = (
-        np.array([p.temperature for p in params], np.float64),
-        np.array([min(p.top_k, rows.shape[1]) for p in params], np.int64),
-        np.array([p.top_p for p in params], np.float64),
-        np.array([p.seed for p in params], np.uint64),
-        np.array(positions, np.int64),
-    )
-    found = library.optcc_sample(
-        rows.ctypes.data, *rows.shape, *(a.ctypes.data for a in given), tokens.ctypes.data
-    )
+    greedy = all(p.temperature == 0.0 for p in params)
+    given = _largest(len(rows)) if greedy else _given(params, positions, rows.shape[1])
+    found = library.optcc_sample(rows.ctypes.data, *rows.shape, *given.addresses, tokens.ctypes.data)
     if found == _NO_ISA:
         return plain(logits, params, positions)
     if found != _NO_ROW:

@@ -12,11 +12,10 @@ class Optcc:
 
     def __init__(self, job: Job) -> None:
         from optcc import __version__
-        from optcc.artifact import Artifact
-        from optcc.cli.opening import open_decoder
+        from optcc.cli.opening import open_running
 
         self.version = __version__
-        self._executor = open_decoder(Artifact.open(Path(job.model)), job.threads)
+        _, self._executor = open_running(Path(job.model), force=False, threads=job.threads)
         self._renew()
 
     def _renew(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optcc.artifact import Artifact, Manifest, canonical_json, verify_artifact
+from optcc.artifact import Artifact, Manifest, canonical_json, open_and_start, verify_artifact
 from optcc.artifact.digest import sealed, unseal
 from optcc.artifact.manifest import parse_manifest
 from optcc.errors import (
@@ -85,6 +85,31 @@ def assert_damage_is_found(root: Path, name: str) -> None:
     for force in (False, True):
         with pytest.raises(CorruptArtifact, match=name):
             Artifact.open(root, force=force)
+    started: list[Path] = []
+
+    def start(artifact: Artifact) -> Path:
+        started.append(artifact.root)
+        return artifact.root
+
+    with pytest.raises(CorruptArtifact, match=name):
+        open_and_start(root, start, started.remove)
+    assert not started, "what ran it was not dropped"
+
+
+def test_starting_while_weights_are_hashed(intact: Path, tmp_path: Path) -> None:
+    def refuse(artifact: Artifact) -> None:
+        raise IncompatibleArtifact("no")
+
+    artifact, made = open_and_start(intact, lambda artifact: artifact.spec["vocab"], lambda made: None)
+    assert (artifact.root, made) == (intact, artifact.spec["vocab"])
+    with pytest.raises(IncompatibleArtifact):
+        open_and_start(intact, refuse, lambda made: None)
+    shutil.copytree(intact, tmp_path / "a")
+    with open(tmp_path / "a/weights.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    with pytest.raises(CorruptArtifact, match=r"weights\.safetensors"):
+        open_and_start(tmp_path / "a", refuse, lambda made: None)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,7 +1,7 @@
 // optcc::PagedAttention: write the step's keys and values to their pages, then attend over each request's pages.
 //
 // Inputs, as com.microsoft::PagedAttention has them where it has them:
-//    0 query         float [T, H, C]
+//    0 query         float [T, H, C]; or all three in a row, [..., (H + 2G) C] of T rows, without 1 and 2
 //    1 key           float or int8 [T, G, C]
 //    2 value         as key
 //    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place; what is in a block, kernel.h orders
@@ -11,7 +11,10 @@
 //    7 block_table   int32 [R, M]
 //    8 key_scale, 9 value_scale                float [T, G, 1]      with int8
 //   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with int8, written in place
-// Output: float [T, H, C]. Attributes: scale (float), local_window_size (int, 0: all), softcap (float, 0: none).
+//   12 cos, 13 sin                             float [T, D/2]       rotate the first D channels of queries and keys,
+//                                                                   which are float then
+// Output: float [T, H, C], or [..., H C] with all three in a row. Attributes: scale (float), local_window_size (int, 0:
+// all), softcap (float, 0: none), rotary_interleaved (int, 1: neighbouring channels are pairs, not those half of D apart).
 //
 // Token i of a request with n tokens in the step stands at position kv_length - n + i and sees the keys up to its own.
 // A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node.
@@ -20,11 +23,13 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "abi/ort_op.h"
 #include "cpu.h"
 #include "paged_attention/kernel.h"
+#include "paged_attention/rotary.h"
 #include "simd/half.h"
 
 namespace optcc {
@@ -52,9 +57,19 @@ float* scratch(int64_t floats) {
   return reinterpret_cast<float*>((address + 63) / 64 * 64);
 }
 
+// Where queries lie that were rotated or picked out of longer rows.
+float* held_queries(int64_t floats) {
+  thread_local std::vector<float> held;
+  if (held.size() < static_cast<size_t>(floats)) held.resize(static_cast<size_t>(floats));
+  return held.data();
+}
+
 void want(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
 }
+
+// An optional input that the node leaves out.
+bool absent(const Tensor& tensor) { return tensor.data == nullptr && tensor.type == ANY; }
 
 bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
   return tensor.data != nullptr && tensor.shape == std::vector<int64_t>(shape);
@@ -70,36 +85,65 @@ struct Step {
   const int32_t* pages(int64_t r) const { return table + r * columns; }
 };
 
+// Rows of a step: one per token, `stride` values apart.
+struct Rows {
+  void* first;
+  int64_t stride;
+};
+
 // What this step adds to a pool, and the order of a block there: keys and scales lie channel by channel, values
 // token by token (kernel.h).
 struct Write {
-  const Tensor* from;
+  Rows from;
   const Tensor* pool;
   int64_t kv_heads, width, block;
   bool by_channel;
+  const Rotary* rotary;  // null: as it is
 
   void token(int64_t token, int64_t page, int64_t offset) const {
     switch (pool->type) {
       case HALF:
-        return copy(token, page, offset, from->as<float>(), pool->as<uint16_t>(), to_half);
+        return copy<float>(token, page, offset, pool->as<uint16_t>(), to_half);
       case INT8:
-        return copy(token, page, offset, from->as<int8_t>(), pool->as<int8_t>(), [](int8_t x) { return x; });
+        return copy<int8_t>(token, page, offset, pool->as<int8_t>(), [](int8_t x) { return x; });
       default:
-        return copy(token, page, offset, from->as<float>(), pool->as<float>(), [](float x) { return x; });
+        return copy<float>(token, page, offset, pool->as<float>(), [](float x) { return x; });
     }
   }
 
  private:
   template <class From, class To, class Convert>
-  void copy(int64_t token, int64_t page, int64_t offset, const From* rows, To* blocks, Convert convert) const {
-    const From* row = rows + token * kv_heads * width;
-    for (int64_t head = 0; head < kv_heads; ++head, row += width) {
+  void copy(int64_t token, int64_t page, int64_t offset, To* blocks, Convert convert) const {
+    From turned[kMaxWidth];
+    const From* next = static_cast<const From*>(from.first) + token * from.stride;
+    for (int64_t head = 0; head < kv_heads; ++head, next += width) {
+      const From* row = next;
+      if constexpr (std::is_same_v<From, float>) {
+        if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
+      }
       To* to = blocks + (page * kv_heads + head) * width * block;
       if (by_channel)
         for (int64_t c = 0; c < width; ++c) to[c * block + offset] = convert(row[c]);
       else
         for (int64_t c = 0; c < width; ++c) to[offset * width + c] = convert(row[c]);
     }
+  }
+};
+
+// The step's queries, keys and values as they came, and where queries go that can't be used so.
+struct Given {
+  Rows q, k, v;
+  Rotary rotary;   // of half 0: none
+  float* queries;  // [T, H, C], or null: they can be used as they came
+
+  void query(const Attention& a, int64_t token) const {
+    const float* row = static_cast<const float*>(q.first) + token * q.stride;
+    float* to = queries + token * a.heads * a.width;
+    if (rotary.half == 0) {
+      std::copy_n(row, a.heads * a.width, to);
+      return;
+    }
+    for (int64_t head = 0; head < a.heads; ++head) rotary.turn(token, row + head * a.width, to + head * a.width);
   }
 };
 
@@ -186,49 +230,68 @@ std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::unique
 
 struct PagedAttention {
   static constexpr const char* kName = "PagedAttention";
-  static constexpr Port kInputs[] = {{FLOAT}, {ANY},   {ANY},   {ANY},          {ANY},
+  static constexpr Port kInputs[] = {{FLOAT}, {ANY, kOptional}, {ANY, kOptional}, {ANY}, {ANY},
                                      {INT32}, {INT32}, {INT32}, {FLOAT, kOptional}, {FLOAT, kOptional},
+                                     {FLOAT, kOptional}, {FLOAT, kOptional},
                                      {FLOAT, kOptional}, {FLOAT, kOptional}};
   static constexpr Port kOutputs[] = {{FLOAT}};
 
   float scale, softcap;
   int64_t window;
+  bool interleaved;
   const AttentionKernel& kernel;
 
   explicit PagedAttention(const Attributes& attributes)
       : scale(attributes.required_number("scale")),
         softcap(attributes.number("softcap", 0.0f)),
         window(attributes.integer("local_window_size", 0)),
+        interleaved(attributes.integer("rotary_interleaved", 0) != 0),
         kernel(kernel_for(isa())) {
     want(window >= 0 && softcap >= 0, "local_window_size and softcap must not be negative");
   }
 
   void compute(Context& context) const {
-    Tensor in[12];
-    for (size_t i = 0; i < 12; ++i) in[i] = context.input(i);
-    const Attention a = attention(context, in);
+    Tensor in[kPorts];
+    for (size_t i = 0; i < kPorts; ++i) in[i] = context.input(i);
+    Given given{};
+    const Attention a = attention(context, in, given);
     const Step step = checked_step(in);
-    write_pages(context, in, a, step);
+    write_pages(context, in, a, step, given);
     attend(context, a, step);
   }
 
  private:
-  Attention attention(Context& context, const Tensor* in) const {
+  static constexpr size_t kPorts = 14;
+
+  // Of the queries' rows; with keys and values beside them these may have any shape.
+  static int64_t tokens_of(const Tensor* in) {
+    int64_t tokens = 1;
+    for (size_t i = 0; i + (absent(in[1]) ? 1 : 2) < in[0].shape.size(); ++i) tokens *= in[0].shape[i];
+    return tokens;
+  }
+
+  // Checks shapes and types, and says where everything is.
+  Attention attention(Context& context, const Tensor* in, Given& given) const {
     const Tensor &q = in[0], &k = in[1], &pool = in[3];
-    want(q.shape.size() == 3 && k.shape.size() == 3 && pool.shape.size() == 4,
-         "want query [T, H, C], key [T, G, C] and key_pool [N, K, G, C]");
-    const int64_t tokens = q.shape[0], heads = q.shape[1], width = q.shape[2], kv_heads = k.shape[1];
-    const int64_t blocks = pool.shape[0], block = pool.shape[1];
-    want(kv_heads > 0 && heads % kv_heads == 0, "query heads must be a multiple of key heads");
+    const bool joined = absent(k);
+    want(pool.shape.size() == 4 && !q.shape.empty() &&
+             (joined ? absent(in[2]) : q.shape.size() == 3 && k.shape.size() == 3),
+         "want query [T, H, C], key [T, G, C] and key_pool [N, K, G, C], or all of a token in one row of query");
+    const int64_t blocks = pool.shape[0], block = pool.shape[1], width = joined ? pool.shape[3] : q.shape[2];
+    const int64_t tokens = tokens_of(in), kv_heads = joined ? pool.shape[2] : k.shape[1], row = q.shape.back();
     want(width > 0 && width <= kMaxWidth, "heads must be 1 to 512 wide");
+    const int64_t heads = joined ? row / width - 2 * kv_heads : q.shape[1];
+    want(kv_heads > 0 && heads >= 0 && heads % kv_heads == 0, "query heads must be a multiple of key heads");
+    if (joined) want(row == (heads + 2 * kv_heads) * width, "a row of query must be of whole heads");
     for (const int i : {1, 2})
-      want(has_shape(in[i], {tokens, kv_heads, width}), "key and value must be [T, G, C] of the query's T and C");
+      want(joined || has_shape(in[i], {tokens, kv_heads, width}),
+           "key and value must be [T, G, C] of the query's T and C");
     for (const int i : {3, 4})
       want(block > 0 && has_shape(in[i], {blocks, block, kv_heads, width}), "pools must be [N, K, G, C]");
     const bool packed = pool.type == INT8;
     const auto new_type = packed ? INT8 : FLOAT;
     want((packed || pool.type == FLOAT || pool.type == HALF) && in[4].type == pool.type &&
-             k.type == new_type && in[2].type == new_type,
+             (joined ? !packed : k.type == new_type && in[2].type == new_type),
          "pools are float or float16 with float keys and values, or int8 with int8 ones");
     for (int i = 8; i < 12; ++i) {
       want((in[i].data != nullptr) == packed, "int8 pools, and only those, come with four tensors of scales");
@@ -236,9 +299,18 @@ struct PagedAttention {
       if (packed && i >= 10)
         want(has_shape(in[i], {blocks, block, kv_heads, 1}), "scale pools must be [N, K, G, 1]");
     }
+    const Tensor &cos = in[12], &sin = in[13];
+    if (!absent(cos) || !absent(sin)) {
+      const int64_t half = cos.shape.empty() ? 0 : cos.shape.back();
+      want(!packed && has_shape(cos, {tokens, half}) && has_shape(sin, {tokens, half}) && 2 * half <= width,
+           "cos and sin must be [T, D/2] of at most a head's width, for keys that are float");
+      given.rotary = {cos.as<float>(), sin.as<float>(), half, width, interleaved};
+    }
+    std::vector<int64_t> shape = q.shape;
+    if (joined) shape.back() = heads * width;
     Attention a{};
     a.q = q.as<float>();
-    a.out = context.output(0, q.shape).as<float>();
+    a.out = context.output(0, shape).as<float>();
     a.keys = in[3].data;
     a.values = in[4].data;
     a.key_scales = in[10].as<float>();
@@ -251,13 +323,24 @@ struct PagedAttention {
     a.window = window;
     a.scale = scale;
     a.softcap = softcap;
+    if (joined) {
+      float* first = q.as<float>();
+      given.q = {first, row};
+      given.k = {first + heads * width, row};
+      given.v = {first + (heads + kv_heads) * width, row};
+    } else {
+      given.q = {q.data, heads * width};
+      given.k = {k.data, kv_heads * width};
+      given.v = {in[2].data, kv_heads * width};
+    }
+    if (joined || given.rotary.half > 0) a.q = given.queries = held_queries(tokens * heads * width);
     return a;
   }
 
   // Every page that will be touched lies in the pool.
   static Step checked_step(const Tensor* in) {
     const Tensor &starts = in[5], &lengths = in[6], &table = in[7];
-    const int64_t tokens = in[0].shape[0], blocks = in[3].shape[0], block = in[3].shape[1];
+    const int64_t tokens = tokens_of(in), blocks = in[3].shape[0], block = in[3].shape[1];
     want(lengths.shape.size() == 1 && table.shape.size() == 2, "want kv_lengths [R] and block_table [R, M]");
     Step step{starts.as<int32_t>(), lengths.as<int32_t>(), table.as<int32_t>(), lengths.shape[0], table.shape[1]};
     want(has_shape(starts, {step.requests + 1}) && table.shape[0] == step.requests,
@@ -273,18 +356,23 @@ struct PagedAttention {
     return step;
   }
 
-  static void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step) {
-    const int64_t tokens = in[0].shape[0];
-    std::vector<Write> writes = {{&in[1], &in[3], a.kv_heads, a.width, a.block, true},
-                                 {&in[2], &in[4], a.kv_heads, a.width, a.block, false}};
+  // Keys and values to their pages, and queries to where they are read.
+  static void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step,
+                          const Given& given) {
+    const int64_t tokens = tokens_of(in);
+    const Rotary* rotary = given.rotary.half > 0 ? &given.rotary : nullptr;
+    std::vector<Write> writes = {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary},
+                                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr}};
     if (a.type == KvType::kInt8)
-      for (size_t i : {8, 9}) writes.push_back({&in[i], &in[i + 2], a.kv_heads, 1, a.block, true});
+      for (size_t i : {8, 9})
+        writes.push_back({{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr});
     std::vector<int64_t> owner(static_cast<size_t>(tokens));
     for (int64_t r = 0; r < step.requests; ++r)
       std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);
     const auto some = [&](size_t part) {
       const int64_t first = static_cast<int64_t>(part) * kWritten;
       for (int64_t t = first; t < std::min(tokens, first + kWritten); ++t) {
+        if (given.queries != nullptr) given.query(a, t);
         const int64_t r = owner[static_cast<size_t>(t)], position = step.position(r) + t - step.starts[r];
         for (const Write& write : writes) write.token(t, step.pages(r)[position / a.block], position % a.block);
       }

@@ -1,11 +1,16 @@
-// optcc::QuantizedLinear(x, table, bias) -> y
+// optcc::QuantizedLinear(x, table, bias, norm_weight, residual) -> (y, total)
 //
-//   x      float [..., K]
-//   table  uint8 [tiles, tile bytes]: weights, scales and zero points as layout.h has them
-//   bias   float [N], optional
-//   y      float [..., N]
+//   x            float [..., K]; [..., 2K] before a gated activation
+//   table        uint8 [tiles, tile bytes]: weights, scales and zero points as layout.h has them
+//   bias         float [N], optional
+//   norm_weight  float [K], with prepare = "rms_norm"
+//   residual     float [..., K], optional, with prepare = "rms_norm"
+//   y            float [..., N]
+//   total        float [..., K]: x + residual, where there is a residual
 //   K, N, group, bits (4 or 8), half_scales, zero_points   the table's layout
-//   quantize_input   1: x is quantized to int8, one scale per row and group; 0: it stays as it is
+//   quantize_input   1: rows are quantized to int8, one scale per row and group; 0: they stay as they are
+//   prepare          what is done to a row of x first: "" nothing; "rms_norm" of x + residual, with `epsilon`;
+//                    "silu" or "gelu_tanh" of its first half, times its second half
 
 #include <algorithm>
 #include <memory>
@@ -13,6 +18,7 @@
 #include "abi/ort_op.h"
 #include "cpu.h"
 #include "kernel.h"
+#include "prepare.h"
 #include "table.h"
 
 namespace optcc {
@@ -31,6 +37,27 @@ const Kernels& kernels_of(Isa isa) {
 #endif
   (void)isa;
   return kPortable;
+}
+
+const Prepare& prepare_of(Isa isa) {
+#ifdef OPTCC_HAVE_AVX512
+  if (isa == Isa::kAvx512) return kPrepareAvx512;
+#endif
+#ifdef OPTCC_HAVE_AVX2
+  if (isa == Isa::kAvx2 || isa == Isa::kAvx2Vnni) return kPrepareAvx2;
+#endif
+  (void)isa;
+  return kPreparePortable;
+}
+
+enum class Before { kNothing, kRmsNorm, kSilu, kGeluTanh };
+
+Before before_of(const std::string& name) {
+  if (name.empty()) return Before::kNothing;
+  if (name == "rms_norm") return Before::kRmsNorm;
+  if (name == "silu") return Before::kSilu;
+  if (name == "gelu_tanh") return Before::kGeluTanh;
+  throw std::invalid_argument("prepare can't be " + name);
 }
 
 // Memory for the quantized rows of one call. Each thread that calls keeps its own, so that a step allocates nothing.
@@ -52,62 +79,131 @@ class Scratch {
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kInline = 1 << 15;  // numbers that one thread quantizes faster than it wakes another
 
+// Where the rows that are multiplied come from; null pointers where there is no such thing.
+struct Source {
+  const float* x;
+  const float* norm_weight;
+  const float* residual;
+  float* total;
+  int64_t rows;
+};
+
 struct QuantizedLinear {
   static constexpr const char* kName = "QuantizedLinear";
-  static constexpr Port kInputs[] = {{FLOAT}, {UINT8}, {FLOAT, kOptional}};
-  static constexpr Port kOutputs[] = {{FLOAT}};
+  static constexpr Port kInputs[] = {
+      {FLOAT}, {UINT8}, {FLOAT, kOptional}, {FLOAT, kOptional}, {FLOAT, kOptional}};
+  static constexpr Port kOutputs[] = {{FLOAT}, {FLOAT, kOptional}};
 
   Layout layout;
   bool quantize_input;
+  Before before;
+  float epsilon;
   const Kernels& kernels;
+  const Prepare& prepare;
 
   explicit QuantizedLinear(const Attributes& attributes)
       : layout(read_layout(attributes)),
         quantize_input(attributes.integer("quantize_input") != 0),
-        kernels(kernels_of(isa())) {}
+        before(before_of(attributes.text("prepare", ""))),
+        epsilon(attributes.number("epsilon", 0.0f)),
+        kernels(kernels_of(isa())),
+        prepare(prepare_of(isa())) {}
 
   void compute(Context& context) const {
-    Tensor x = context.input(0);
+    std::vector<int64_t> shape;
+    const Source from = source(context, shape);
     const Tensor bias = context.input(2);
     const uint8_t* table = read_table(context.input(1), layout);
-    if (x.shape.empty() || x.shape.back() != layout.inputs)
-      throw std::invalid_argument("x must be [..., " + std::to_string(layout.inputs) + "]");
     if (bias.data != nullptr && (bias.shape.size() != 1 || bias.shape[0] != layout.outputs))
       throw std::invalid_argument("bias must be [" + std::to_string(layout.outputs) + "]");
-    x.shape.back() = layout.outputs;
-    int64_t rows = 1;
-    for (size_t i = 0; i + 1 < x.shape.size(); i++) rows *= x.shape[i];
-    float* y = context.output(0, x.shape).as<float>();
-    if (rows == 0) return;
-    const float* from = x.as<float>();
+    shape.back() = layout.outputs;
+    float* y = context.output(0, shape).as<float>();
+    if (from.rows == 0) return;
     const float* add = bias.as<float>();
-
     if (!quantize_input) {
-      each_part(context, rows, [&](const Part& part) { kernels.floating(layout, table, from, add, y, part); });
+      const float* x = in_float(context, from);
+      each_part(context, from.rows, [&](const Part& part) { kernels.floating(layout, table, x, add, y, part); });
       return;
     }
-    const Activations acts = quantized(context, from, rows);
-    each_part(context, rows, [&](const Part& part) { kernels.integer(layout, table, acts, add, y, part); });
+    const Activations acts = quantized(context, from);
+    each_part(context, from.rows, [&](const Part& part) { kernels.integer(layout, table, acts, add, y, part); });
   }
 
  private:
-  Activations quantized(Context& context, const float* x, int64_t rows) const {
+  // Checks what rows are made from; `shape` becomes x's.
+  Source source(Context& context, std::vector<int64_t>& shape) const {
+    const Tensor x = context.input(0), weight = context.input(3), residual = context.input(4);
+    const bool norm = before == Before::kRmsNorm, gated = before == Before::kSilu || before == Before::kGeluTanh;
+    const int64_t width = layout.inputs * (gated ? 2 : 1);
+    if (x.shape.empty() || x.shape.back() != width)
+      throw std::invalid_argument("x must be [..., " + std::to_string(width) + "]");
+    if (norm != (weight.data != nullptr) || (!norm && residual.data != nullptr))
+      throw std::invalid_argument("norm_weight comes with prepare = rms_norm, and residual only with both");
+    if (norm && (weight.shape.size() != 1 || weight.shape[0] != layout.inputs))
+      throw std::invalid_argument("norm_weight must be [" + std::to_string(layout.inputs) + "]");
+    if (residual.data != nullptr && residual.shape != x.shape)
+      throw std::invalid_argument("residual must be of x's shape");
+    shape = x.shape;
+    Source from{x.as<float>(), weight.as<float>(), residual.as<float>(), nullptr, 1};
+    for (size_t i = 0; i + 1 < shape.size(); i++) from.rows *= shape[i];
+    if (residual.data != nullptr) from.total = context.output(1, shape).as<float>();
+    return from;
+  }
+
+  // One row [K] as it is multiplied: in x itself, or made in `made`.
+  const float* prepared(const Source& from, int64_t row, float* made) const {
+    const int64_t width = layout.inputs, at = row * width;
+    const bool adds = from.residual != nullptr;
+    switch (before) {
+      case Before::kNothing:
+        return from.x + at;
+      case Before::kRmsNorm:
+        prepare.rms_norm(from.x + at, adds ? from.residual + at : nullptr, from.norm_weight, epsilon, width,
+                         adds ? from.total + at : nullptr, made);
+        return made;
+      case Before::kSilu:
+        prepare.silu(from.x + 2 * at, width, made);
+        return made;
+      case Before::kGeluTanh:
+        prepare.gelu_tanh(from.x + 2 * at, width, made);
+        return made;
+    }
+    return nullptr;
+  }
+
+  template <class Body>
+  void each_row(Context& context, int64_t rows, const Body& body) const {
+    const int64_t work = rows * layout.inputs * (before == Before::kNothing ? 1 : 2);
+    if (work > kInline && rows > 1) return context.parallel_for(static_cast<size_t>(rows), body);
+    for (int64_t row = 0; row < rows; row++) body(static_cast<size_t>(row));
+  }
+
+  const float* in_float(Context& context, const Source& from) const {
+    if (before == Before::kNothing) return from.x;
     static thread_local Scratch scratch;
-    const int64_t scales = rows * layout.groups;
-    uint8_t* at = scratch.reserve(static_cast<size_t>(scales * 8 + rows * layout.inputs));
+    const int64_t width = layout.inputs;
+    float* made = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(from.rows * width) * 4));
+    each_row(context, from.rows, [&](size_t row) {
+      prepared(from, static_cast<int64_t>(row), made + static_cast<int64_t>(row) * width);
+    });
+    return made;
+  }
+
+  Activations quantized(Context& context, const Source& from) const {
+    static thread_local Scratch scratch;
+    const int64_t width = layout.inputs, groups = layout.groups, scales = from.rows * groups;
+    uint8_t* at = scratch.reserve(static_cast<size_t>(scales * 8 + from.rows * width));
     Activations acts;
     acts.scales = reinterpret_cast<float*>(at);
     acts.sums = reinterpret_cast<int32_t*>(at + scales * 4);
     acts.levels = reinterpret_cast<int8_t*>(at + scales * 8);
-    const auto one = [&](size_t row) {
-      kernels.quantize(x + row * layout.inputs, layout.inputs, layout.group, acts.levels + row * layout.inputs,
-                       acts.scales + row * layout.groups, acts.sums + row * layout.groups);
-    };
-    if (rows * layout.inputs <= kInline) {
-      for (int64_t row = 0; row < rows; row++) one(static_cast<size_t>(row));
-    } else {
-      context.parallel_for(static_cast<size_t>(rows), one);
-    }
+    each_row(context, from.rows, [&](size_t index) {
+      static thread_local Scratch own;
+      const int64_t row = static_cast<int64_t>(index);
+      float* made = reinterpret_cast<float*>(own.reserve(static_cast<size_t>(width) * 4));
+      kernels.quantize(prepared(from, row, made), width, layout.group, acts.levels + row * width,
+                       acts.scales + row * groups, acts.sums + row * groups);
+    });
     return acts;
   }
 

@@ -1,0 +1,24 @@
+// What a linear may do to each row of x before it multiplies: a norm, with the addition before it, or a gated activation.
+// One table of functions per instruction set; rules for the files as in paged_attention/kernel.h. A row's result depends on
+// that row alone, and sums run over sixteen lanes on every instruction set, so that those with fused multiply-adds agree.
+#pragma once
+
+#include <stdint.h>
+
+namespace optcc::quantized_linear {
+
+struct Prepare {
+  // y = total / sqrt(mean(total^2) + epsilon) * weight for total = x + residual; of [width] each. `residual` may be null,
+  // then `total` is not written.
+  void (*rms_norm)(const float* x, const float* residual, const float* weight, float epsilon, int64_t width, float* total,
+                   float* y);
+  // y [width] = activation(x[:width]) * x[width:].
+  void (*silu)(const float* x, int64_t width, float* y);
+  void (*gelu_tanh)(const float* x, int64_t width, float* y);
+};
+
+extern const Prepare kPreparePortable;
+extern const Prepare kPrepareAvx2;
+extern const Prepare kPrepareAvx512;
+
+}  // namespace optcc::quantized_linear

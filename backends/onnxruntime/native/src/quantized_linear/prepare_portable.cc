@@ -1,0 +1,6 @@
+#include "simd/portable.h"
+// The algorithm over these vectors.
+#include "quantized_linear/prepare.inc"
+
+const optcc::quantized_linear::Prepare optcc::quantized_linear::kPreparePortable = {
+    rms_norm, gated<silu_of>, gated<gelu_tanh_of>};
