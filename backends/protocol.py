@@ -111,6 +111,13 @@ class Backend(Protocol):
         """
         ...
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Bytes of the files that `compile` would write. Writes nothing and reads no matrix.
+
+        Raises what `compile` raises for operators that can't be lowered.
+        """
+        ...
+
     def unpack(self, root: Path) -> Module:
         """The final module of an artifact over its weights in the module's own form, mapped where they are stored so.
 

@@ -66,6 +66,12 @@ class OnnxRuntime:
             raise BackendCompileFailed(f"ONNX Runtime refuses the graph: {reason}", where=MODEL)
         return {"onnxruntime": OLDEST}
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Of `model.onnx`: it is made and thrown away. Raises UnsupportedOp."""
+        from optcc.backends.onnxruntime.lower.graph import lower
+
+        return len(lower(module, spans))
+
     def unpack(self, root: Path) -> Module:
         """What was repacked for kernels is turned back."""
         from optcc.backends.onnxruntime.unpack import unpack

@@ -52,6 +52,10 @@ class Reference:
         """Nothing to write: the artifact's `model.ir` is what runs."""
         return {"torch": "2.11"}
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Nothing."""
+        return 0
+
     def unpack(self, root: Path) -> Module:
         """The module that runs."""
         from optcc.backends.reference.weights import open_weights

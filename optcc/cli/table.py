@@ -207,6 +207,6 @@ def print_cost(console: Console, report: Mapping[str, Any]) -> None:
     where = ", ".join(f"{name} {human_seconds(s)}" for name, s in stages if s >= 0.05)
     peak, anonymous = human_bytes(report["peak_bytes"]), human_bytes(report["anonymous_bytes"])
     console.print(f"{human_seconds(report['seconds'])} in all: {where}")
-    console.print(f"peak memory {peak} with mapped files, {anonymous} anonymous between stages")
+    console.print(f"peak memory {peak} with mapped files, {anonymous} without")
     for note in report["host"].get("backend", ()):
         console.print(f"{report['backend']}: {note}")

@@ -47,7 +47,7 @@ def compile_model(
     Raises:
         OptccError: any of them, before anything is left at `out`.
     """
-    job = Job(recipe, options or CompileOptions(), progress or Silent())
+    job = Job(recipe, options or CompileOptions(), progress or Silent(), out)
     backend, plan = job.plan()
     with job.caches(), job.threads():
         source = job.resolve(model)

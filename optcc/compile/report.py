@@ -8,6 +8,7 @@ from typing import Any
 
 from optcc.compile.fusions import FusionCount
 from optcc.compile.ledger import Ledger
+from optcc.memory import Peak
 from optcc.pm.instruments import PassRecord
 
 
@@ -26,7 +27,9 @@ class Report:
         stages: seconds per stage.
         seconds: wall time of the whole compile.
         peak_bytes: highest resident memory, file-backed pages included.
-        anonymous_bytes: highest anonymous memory seen at the end of a stage.
+        anonymous_bytes: highest memory that no file backs, sampled.
+        memory: both of every stage.
+        preflight: what was predicted; the measured figures are put beside it.
         artifact_bytes: size of the whole directory without the report.
         source_bytes: size of the model's weight files.
         host: machine facts.
@@ -49,6 +52,8 @@ class Report:
     anonymous_bytes: int
     artifact_bytes: int
     source_bytes: int
+    memory: Mapping[str, Peak] = field(default_factory=dict)
+    preflight: Mapping[str, Any] | None = None
     host: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +77,20 @@ class Report:
             "anonymous_bytes": self.anonymous_bytes,
             "artifact_bytes": self.artifact_bytes,
             "source_bytes": self.source_bytes,
+            "memory": {stage: asdict(peak) for stage, peak in self.memory.items()},
+            "preflight": self._preflight(),
             "host": dict(self.host),
             "digests": dict(self.digests),
             "proof": dict(self.proof),
         }
+
+    def _preflight(self) -> dict[str, Any] | None:
+        if self.preflight is None:
+            return None
+        measured = {
+            "artifact_bytes": self.artifact_bytes,
+            "peak_bytes": self.peak_bytes,
+            "anonymous_bytes": self.anonymous_bytes,
+            "seconds": self.seconds,
+        }
+        return {**self.preflight, "measured": measured}
