@@ -111,8 +111,13 @@ def _registered(made: Any, root: Path) -> Any:
     return made
 
 
-def open_session(root: Path, threads: int) -> Any:
+def open_session(root: Path, threads: int, profile: str = "") -> Any:
     """An InferenceSession over `root`; weights are mapped from the file.
+
+    Args:
+        root: the artifact.
+        threads: 0 means one per physical core.
+        profile: beginning of the file that ONNX Runtime's profiler writes; empty for none.
 
     Raises:
         BackendUnavailable: no ONNX Runtime, or one that is too old.
@@ -125,6 +130,9 @@ def open_session(root: Path, threads: int) -> Any:
     import onnxruntime as ort
 
     made = _registered(options(threads), root)
+    if profile:
+        made.enable_profiling = True
+        made.profile_file_prefix = profile
     try:
         return ort.InferenceSession(
             str(root / MODEL),

@@ -58,7 +58,9 @@ def compile_model(
             with job.open(writer.root, manifest, source) as pair:
                 checked = job.check(pair, plan)
                 speed = job.speed(pair)
-            report = job.report(module, backend, ledger, checked, speed, source, manifest)
+                fast = job.fast_enough(pair)
+                roofline = job.roofline(pair, backend, ledger, speed)
+            report = job.report(module, backend, ledger, checked, speed, fast, roofline, source, manifest)
             writer.write_report("report.json", report.to_json())
             writer.commit(manifest)
     return CompileResult(out, report)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 
+from optcc.accuracy.gates import Verdict
 from optcc.artifact import ArtifactWriter, Manifest, TensorSource
 from optcc.artifact.digest import sha256_file
 from optcc.backends.protocol import Backend
@@ -33,8 +34,10 @@ from optcc.compile.proof import Prove, proof_data
 from optcc.compile.proof.lowered import prove_lowered
 from optcc.compile.proof.prove import proof_json
 from optcc.compile.report import Report
+from optcc.compile.roofline import roofline
+from optcc.compile.rows import ledger_rows
 from optcc.compile.spec import manifest_spec
-from optcc.compile.speed import measure_speed
+from optcc.compile.speed import judge_speed, measure_speed
 from optcc.compile.survey import load_options, look
 from optcc.errors import together
 from optcc.files import writing
@@ -44,12 +47,14 @@ from optcc.frontend.origin import ORIGIN, origin_files
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
+from optcc.ir.weights import TensorRef, WeightStore
 from optcc.memory import MemoryMeter, imports_left_alone, release
 from optcc.pm.context import Context
 from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.run import run_pass
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import Recipe
 
 
@@ -94,6 +99,7 @@ class Job:
         self.prover: Prove | None = None
         self.lowered: dict[str, Any] | None = None
         self.surveyed: dict[str, Any] | None = None
+        self.originals = WeightStore()
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -198,6 +204,13 @@ class Job:
                 export_tokenizer(source, writer.root / "tokenizer")
             for name, path in origin_files(source.directory).items():
                 writer.write(f"{ORIGIN}/{name}", path.read_bytes())
+        moved = next(
+            (step.moves for step in plan.stages["quantize"] if isinstance(step, PackingPass) and step.moves),
+            "",
+        )
+        intended = {i.name: i.scheme for i in self.intents}
+        rows = ledger_rows(backend.unpack(writer.root), self.originals, intended, stored, moved)
+        ledger = dataclasses.replace(ledger, rows=tuple(rows))
         return writer.seal(make_manifest(module, self.recipe, plan, source, minimum)), ledger
 
     def prove(self, backend: Backend, module: Module, root: Path) -> None:
@@ -225,6 +238,25 @@ class Job:
         self.stage("speed")
         return measure_speed(pair)
 
+    def fast_enough(self, pair: Pair) -> Verdict | None:
+        """Whether the artifact is as fast as the recipe asks; None when it asks for nothing."""
+        limit = self.recipe.check.speed
+        if limit is None or not self.recipe.check.enabled or pair.manifest.kind != "decoder":
+            return None
+        self.stage("speed")
+        return judge_speed(pair, limit)
+
+    def roofline(
+        self, pair: Pair, backend: Backend, ledger: Ledger, speed: dict[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """Every operator against the machine's limits, where speed is measured."""
+        if speed is None:
+            return None
+        self.stage("roofline")
+        facts = {"original_bytes": ledger.original_bytes, "stored_bytes": ledger.stored_bytes}
+        spec = pair.manifest.spec
+        return roofline(pair.root, spec, backend, self.thread_count, speed=speed, ledger=facts)
+
     def report(
         self,
         module: Module,
@@ -232,22 +264,29 @@ class Job:
         ledger: Ledger,
         checked: Checked | None,
         speed: dict[str, Any] | None,
+        fast: Verdict | None,
+        roofline: dict[str, Any] | None,
         source: ModelSource,
         manifest: Manifest,
     ) -> Report:
         """Everything found out."""
         self.stage("")
+        status = checked.status if checked else "unchecked"
+        if fast and fast.outcome != "pass":
+            status = "failed"
         artifact_bytes = sum(entry.bytes for entry in manifest.files.values()) + len(manifest.to_bytes())
         return Report(
             model=source.name,
             recipe=self.recipe.name,
             backend=backend.name,
-            status=checked.status if checked else "unchecked",
+            status=status,
             passes=self.record.rows,
             fusions=count_fusions(module, self.record.rows),
             ledger=ledger,
             check=checked.to_json() if checked else None,
             speed=speed,
+            speed_limit=fast.to_json() if fast else None,
+            roofline=roofline,
             preflight=self.surveyed,
             stages=self.seconds,
             seconds=round(time.perf_counter() - self.began, 3),
@@ -346,6 +385,7 @@ class Job:
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
                 self.surveyed = entry.facts["preflight"]
+                self.originals.refs = {n: TensorRef.from_json(r) for n, r in entry.facts["originals"].items()}
                 return entry.module, done
         return self._captured(keys, source), 0
 
@@ -355,6 +395,7 @@ class Job:
         if found.problems:
             raise together(found.problems)
         self.surveyed = found.to_json()
+        self.originals = module.weights.clone()
         self.intents = intents(plan.stages["quantize"], module, self.recipe.base)
 
     def _facts(self) -> dict[str, Any]:
@@ -362,4 +403,5 @@ class Job:
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
             "preflight": self.surveyed,
+            "originals": {name: ref.to_json() for name, ref in self.originals.refs.items()},
         }

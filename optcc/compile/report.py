@@ -29,6 +29,8 @@ class Report:
         peak_bytes: highest resident memory, file-backed pages included.
         anonymous_bytes: highest memory that no file backs, sampled.
         memory: both of every stage.
+        speed_limit: the verdict on the speed that the recipe asks for; None when it asks for none.
+        roofline: every operator against the machine's limits; None when speed was not measured.
         preflight: what was predicted; the measured figures are put beside it.
         artifact_bytes: size of the whole directory without the report.
         source_bytes: size of the model's weight files.
@@ -54,6 +56,8 @@ class Report:
     source_bytes: int
     memory: Mapping[str, Peak] = field(default_factory=dict)
     preflight: Mapping[str, Any] | None = None
+    roofline: Mapping[str, Any] | None = None
+    speed_limit: Mapping[str, Any] | None = None
     host: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -79,6 +83,8 @@ class Report:
             "source_bytes": self.source_bytes,
             "memory": {stage: asdict(peak) for stage, peak in self.memory.items()},
             "preflight": self._preflight(),
+            "speed_limit": dict(self.speed_limit) if self.speed_limit is not None else None,
+            "roofline": dict(self.roofline) if self.roofline is not None else None,
             "host": dict(self.host),
             "digests": dict(self.digests),
             "proof": dict(self.proof),

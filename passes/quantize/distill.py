@@ -65,6 +65,7 @@ class Distill(WeightPass):
     """
 
     calibrates: ClassVar[bool] = True
+    moves: ClassVar[str] = "it was trained after it was packed"
     start: str = "quantize.linear{search=20}"
     steps: int = 200
     minutes: float = 0.0

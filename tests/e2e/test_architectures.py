@@ -141,7 +141,5 @@ def test_mixtral_is_refused_by_name_before_any_work(tmp_path: Path) -> None:
     config = zoo.config_of("mixtral")
     config.save_pretrained(tmp_path / "model")
     with pytest.raises(UnsupportedArchitecture, match=r"(?i)expert"):
-        compile_model(
-            str(tmp_path / "model"), load_recipe("cpu-fp32"), tmp_path / "out", shared.quick()
-        )
+        compile_model(str(tmp_path / "model"), load_recipe("cpu-fp32"), tmp_path / "out", shared.quick())
     assert not (tmp_path / "out").exists()
