@@ -36,6 +36,7 @@ class Context:
         memory_bytes: what there is for serving, by default this machine's memory.
         serving_bytes: an artifact that is open, without any cache.
         fits: tokens that the rest holds, in one request or several.
+        block: tokens of a block of the cache.
     """
 
     token_bytes: int
@@ -43,6 +44,7 @@ class Context:
     memory_bytes: int
     serving_bytes: int
     fits: int
+    block: int
 
     @property
     def longest(self) -> int:
@@ -152,7 +154,12 @@ def _context(spec: Mapping[str, Any], drawn: Sketch, memory_bytes: int) -> Conte
     serving = serving_bytes(drawn, found)
     fits = max(0, memory_bytes - serving) // token
     return Context(
-        token, found.max_context, memory_bytes, serving, fits // found.block_size * found.block_size
+        token,
+        found.max_context,
+        memory_bytes,
+        serving,
+        fits // found.block_size * found.block_size,
+        found.block_size,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from optcc.backends.protocol import Backend
+from optcc.compile.extrapolate import FEW, MORE, extrapolate
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.prediction import Prediction, predict
 from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
@@ -16,6 +17,7 @@ from optcc.compile.progress import Progress
 from optcc.errors import CannotWrite, NotEnoughMemory, OptccError
 from optcc.frontend import LoadOptions, ModelSource, capture, resolve_shape
 from optcc.frontend.lift import to_module
+from optcc.frontend.model import layer_count
 from optcc.host import memory_bytes
 from optcc.ir.module import Module
 from optcc.pm.context import Context
@@ -76,6 +78,33 @@ def survey(
     try:
         load = load_options(recipe)
         source = resolve_shape(model, load)
+        layers = layer_count(source, load) if source.shape_only else 0
+        if layers > MORE:
+            few, more = (
+                _captured(replace(source, layers=n), recipe, plan, backend, watch, problems, None, memory)
+                for n in (FEW, MORE)
+            )
+            if few.prediction and more.prediction:
+                whole = extrapolate(few.prediction, more.prediction, layers)
+                return replace(more, problems=[*more.problems, *_resources(whole, out)], prediction=whole)
+        return _captured(source, recipe, plan, backend, watch, problems, out, memory)
+    except OptccError as error:
+        return Survey([*problems, error])
+
+
+def _captured(
+    source: ModelSource,
+    recipe: Recipe,
+    plan: Plan,
+    backend: Backend,
+    watch: Progress,
+    problems: Sequence[OptccError],
+    out: Path | None,
+    memory: int | None,
+) -> Survey:
+    """The part of `survey` that needs a graph."""
+    try:
+        load = load_options(recipe)
         watch.stage("capture")
         module = captured(source, load)
         before = module.weight_bytes()

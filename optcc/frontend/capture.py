@@ -25,6 +25,7 @@ from optcc.frontend.model import (
     model_kind,
     model_names,
     read_weights,
+    shorten,
     untie_different,
 )
 from optcc.frontend.program import CapturedProgram, DecoderSpec, Dim, LoadOptions, ModelSource, WeightSource
@@ -61,6 +62,8 @@ def capture(source: ModelSource, options: LoadOptions | None = None) -> Captured
     assert source.directory is not None
     attention.register()
     config = load_config(source.directory, options)
+    if source.layers:
+        shorten(config, source.layers)
     if model_kind(config) == "decoder":
         return _capture_decoder(source, source.directory, config, options)
     return _capture_encoder(source, config, options)

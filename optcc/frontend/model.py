@@ -58,6 +58,20 @@ def load_config(directory: Path, options: LoadOptions) -> Any:
     return config
 
 
+def layer_count(source: ModelSource, options: LoadOptions) -> int:
+    """Layers of a decoder that the configuration asks for; 0 of anything else."""
+    assert source.directory is not None
+    config = load_config(source.directory, options)
+    return int(config.num_hidden_layers) if model_kind(config) == "decoder" else 0
+
+
+def shorten(config: Any, layers: int) -> None:
+    """Leave only the first layers of a configuration."""
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:layers]
+
+
 def read_weights(source: ModelSource) -> dict[str, WeightSource]:
     """Every weight of a model directory by its stored name; those of a quantized checkpoint as `packed`.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +92,33 @@ def test_a_configuration_is_enough(cli: Cli, model: Path, recipe: Path, tmp_path
         )
         assert bare["predicted"]["artifact_bytes"] == whole["predicted"]["artifact_bytes"]
         assert "no weights" in bare["notes"][0]
+
+
+def test_a_deep_configuration_is_extrapolated(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    """Two shallow captures give what one of all layers gives, but for digits in names."""
+    for layers, folder in ((4, "whole"), (12, "deep")):
+        (tmp_path / folder).mkdir()
+        config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": layers}
+        if config.get("layer_types"):
+            config["layer_types"] = config["layer_types"][:1] * layers
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    setting = ["--set", "passes.quantize=[quantize.linear: {scheme: int8-g64}]"]
+
+    def predicted(folder: str) -> dict[str, Any]:
+        data = cli("plan", tmp_path / folder, recipe, "--preflight", "--json", *setting).data
+        return dict(data["preflight"]["predicted"])
+
+    from optcc.compile import extrapolate
+
+    deep = predicted("deep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optcc.compile.survey.MORE", extrapolate.MORE + 100)
+        whole = predicted("deep")
+    assert deep["artifact_bytes"] == pytest.approx(whole["artifact_bytes"], rel=0.002)
+    assert deep["captured_bytes"] == whole["captured_bytes"]
+    assert deep["quantized"] == whole["quantized"]
+    assert deep["context"]["token_bytes"] == whole["context"]["token_bytes"]
+    assert 2.5 < deep["captured_bytes"] / predicted("whole")["captured_bytes"] < 3.0
 
 
 def test_context_that_fits(cli: Cli, model: Path, recipe: Path) -> None:
