@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from optcc.artifact.weights import Span
-from optcc.runtime.executor import CallExecutor, Executor
+from optcc.runtime.executor import Batch, CallExecutor, Executor
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +74,19 @@ class KernelUse:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class StepProfile:
+    """Where the time of a step goes.
+
+    Attributes:
+        seconds: of the whole step.
+        nodes: seconds by the name of the graph's node; under the empty name what the runtime added.
+    """
+
+    seconds: float
+    nodes: Mapping[str, float]
+
+
 class Backend(Protocol):
     """One folder below `backends/`; found by its name."""
 
@@ -111,6 +124,13 @@ class Backend(Protocol):
         """
         ...
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Bytes of the files that `compile` would write. Writes nothing and reads no matrix.
+
+        Raises what `compile` raises for operators that can't be lowered.
+        """
+        ...
+
     def unpack(self, root: Path) -> Module:
         """The final module of an artifact over its weights in the module's own form, mapped where they are stored so.
 
@@ -145,6 +165,12 @@ class Backend(Protocol):
         Returns:
             The module's results by name.
         """
+        ...
+
+    def profile(
+        self, root: Path, spec: Mapping[str, Any], threads: int, batches: Sequence[Batch], rounds: int
+    ) -> Sequence[StepProfile]:
+        """Where the time of steps of a decoder goes, medians over some rounds; nothing where that can't be seen."""
         ...
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:

@@ -64,14 +64,20 @@ def cache_limit() -> int:
     given = os.environ.get(LIMIT_VARIABLE, "").strip()
     if not given:
         return DEFAULT_LIMIT
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", given)
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None:
+    size = parse_size(given)
+    if size is None:
         raise BadSetting(
             f"{LIMIT_VARIABLE} is {given!r}, which is no size",
             hint="write bytes, or a unit as in 500MB or 20GB",
         )
-    return int(float(found[1]) * unit)
+    return size
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of `5GB`, `500 MB` or `1000`; None of anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = _UNITS.get(found[2].upper()) if found else None
+    return None if found is None or unit is None else int(float(found[1]) * unit)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ This module imports nothing but the standard library: `optcc --help` and `optcc 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -19,6 +19,7 @@ class OptccError(Exception):
         what: one sentence, no trailing period.
         where: file:line, node or recipe key, if known.
         hint: what to do about it, if known.
+        others: further errors that were found at the same time.
     """
 
     code: ClassVar[str] = "E000"
@@ -29,15 +30,23 @@ class OptccError(Exception):
         self.what = what
         self.where = where
         self.hint = hint
+        self.others: tuple[OptccError, ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         hint = f"\n  hint: {self.hint}" if self.hint else ""
-        return f"[{self.code}] {place}{self.what}{hint}"
+        return "\n".join([f"[{self.code}] {place}{self.what}{hint}", *map(str, self.others)])
 
     def to_json(self) -> dict[str, str | None]:
         """The error as plain data, for `--json`."""
         return {"code": self.code, "what": self.what, "where": self.where, "hint": self.hint}
+
+
+def together(problems: Sequence[OptccError]) -> OptccError:
+    """The first of several errors, which carries the others, so that a user sees all of them at once."""
+    first, *rest = problems
+    first.others += tuple(rest)
+    return first
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,10 +1,8 @@
 """Every error a user can cause, with a stable code.
 
-One class per cause. An error says what happened, where (file:line, node, recipe line) and what to do. The class
-docstring is the page that `optcc explain CODE` prints and from which `docs/troubleshooting.md` is generated, so each
-docstring opens with a one-line title and then explains cause and cure.
-
-This module imports nothing but the standard library: `optcc --help` and `optcc run` load it.
+One class per cause. An error says what happened, where (file:line, node, recipe line) and what to do. Its docstring
+is the page that `optcc explain CODE` prints and docs/troubleshooting.md is generated from: title, cause, cure.
+The standard library alone is imported: `optcc --help` and `optcc run` load this.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from collections.abc import Iterator
 
 from optcc.error import OptccError as OptccError
 from optcc.error import nearest as nearest
+from optcc.error import together as together
 from optcc.recipe_errors import BadOption as BadOption
 from optcc.recipe_errors import BadOverride as BadOverride
 from optcc.recipe_errors import BadSetting as BadSetting
@@ -292,8 +291,7 @@ class FailedArtifact(OptccError):
 class CannotWrite(OptccError):
     """The output can't be written.
 
-    The disk is full, or the directory isn't writable. Nothing was left behind; finished passes stay in the cache, so
-    a second compile continues from there.
+    The disk is full, or the directory isn't writable. Nothing was left behind; finished passes stay in the cache.
     """
 
     code = "E605"
@@ -315,6 +313,15 @@ class CacheInUse(OptccError):
     """
 
     code = "E607"
+
+
+class NotEnoughMemory(OptccError):
+    """The machine has less memory than the compile will probably take.
+
+    `optcc plan MODEL RECIPE --preflight` prints the estimate and what it is made of.
+    """
+
+    code = "E609"
 
 
 class ExportRefused(OptccError):

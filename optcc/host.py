@@ -50,18 +50,25 @@ def read_host(directory: Path, proc: Path = Path("/proc")) -> Host:
     import psutil
 
     cpu, flags = read_cpu(proc / "cpuinfo")
-    memory = psutil.virtual_memory()
-    limit = cgroup_limit(Path("/sys/fs/cgroup")) or memory.total
+    limit = memory_bytes()
     return Host(
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu or platform.processor() or platform.machine(),
         cpu_flags=tuple(flag for flag in FLAGS if flag in flags),
         cores=_cores(),
-        memory=min(memory.total, limit),
-        memory_free=min(memory.available, limit),
+        memory=limit,
+        memory_free=min(psutil.virtual_memory().available, limit),
         disk_free=shutil.disk_usage(directory).free,
     )
+
+
+def memory_bytes() -> int:
+    """What this process may use, a container's limit included."""
+    import psutil
+
+    total: int = psutil.virtual_memory().total
+    return min(total, cgroup_limit(Path("/sys/fs/cgroup")) or total)
 
 
 def read_cpu(cpuinfo: Path) -> tuple[str, frozenset[str]]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.session import MODEL, OLDEST, availability, try_open
-from optcc.backends.protocol import Availability, Backend, KernelUse, StoredTensor
+from optcc.backends.protocol import Availability, Backend, KernelUse, StepProfile, StoredTensor
 from optcc.errors import BackendCompileFailed
 from optcc.files import writing
-from optcc.runtime.executor import CallExecutor, Executor
+from optcc.runtime.executor import Batch, CallExecutor, Executor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,6 +66,12 @@ class OnnxRuntime:
             raise BackendCompileFailed(f"ONNX Runtime refuses the graph: {reason}", where=MODEL)
         return {"onnxruntime": OLDEST}
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Of `model.onnx`: it is made and thrown away. Raises UnsupportedOp."""
+        from optcc.backends.onnxruntime.lower.graph import lower
+
+        return len(lower(module, spans))
+
     def unpack(self, root: Path) -> Module:
         """What was repacked for kernels is turned back."""
         from optcc.backends.onnxruntime.unpack import unpack
@@ -91,6 +97,14 @@ class OnnxRuntime:
         from optcc.backends.onnxruntime.evaluate import evaluate
 
         return evaluate(module, root, inputs, threads)
+
+    def profile(
+        self, root: Path, spec: Mapping[str, Any], threads: int, batches: Sequence[Batch], rounds: int
+    ) -> Sequence[StepProfile]:
+        """By its own profiler."""
+        from optcc.backends.onnxruntime.profile import profile
+
+        return profile(root, spec, threads, batches, rounds)
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The graph over paged pools."""

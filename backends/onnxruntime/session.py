@@ -111,13 +111,14 @@ def _registered(made: Any, root: Path) -> Any:
     return made
 
 
-def open_session(root: Path, threads: int, graph: bytes | None = None) -> Any:
+def open_session(root: Path, threads: int, graph: bytes | None = None, profile: str = "") -> Any:
     """An InferenceSession over `root`; weights are mapped from the file.
 
     Args:
         root: the artifact.
         threads: 0 means one per physical core.
         graph: a serialized model to run over its weights, in place of the artifact's own.
+        profile: beginning of the file that ONNX Runtime's profiler writes; empty for none.
 
     Raises:
         BackendUnavailable: no ONNX Runtime, or one that is too old.
@@ -132,6 +133,9 @@ def open_session(root: Path, threads: int, graph: bytes | None = None) -> Any:
     made = _registered(options(threads), root)
     if graph is not None:
         made.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+    if profile:
+        made.enable_profiling = True
+        made.profile_file_prefix = profile
     try:
         return ort.InferenceSession(
             str(root / MODEL) if graph is None else graph,

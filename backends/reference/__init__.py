@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optcc.artifact.weights import Span
-from optcc.backends.protocol import Availability, Backend, KernelUse, StoredTensor
-from optcc.runtime.executor import CallExecutor, Executor
+from optcc.backends.protocol import Availability, Backend, KernelUse, StepProfile, StoredTensor
+from optcc.runtime.executor import Batch, CallExecutor, Executor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,6 +52,10 @@ class Reference:
         """Nothing to write: the artifact's `model.ir` is what runs."""
         return {"torch": "2.11"}
 
+    def graph_bytes(self, module: Module, spans: Mapping[str, Span]) -> int:
+        """Nothing."""
+        return 0
+
     def unpack(self, root: Path) -> Module:
         """The module that runs."""
         from optcc.backends.reference.weights import open_weights
@@ -82,6 +86,12 @@ class Reference:
         copy.weights = open_weights(root / "weights.safetensors")
         tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
         return {name: value.numpy() for name, value in interpret(copy, tensors).items()}
+
+    def profile(
+        self, root: Path, spec: Mapping[str, Any], threads: int, batches: Sequence[Batch], rounds: int
+    ) -> Sequence[StepProfile]:
+        """Nothing: what the interpreter takes says nothing of a machine."""
+        return []
 
     def open_decoder(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor:
         """The interpreter over paged pools."""

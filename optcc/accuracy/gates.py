@@ -218,14 +218,15 @@ def judge(
         if not subjects:
             verdicts.append(Verdict("all", limit, None, "undecided"))
         for name, estimate in subjects:
-            outcome = _outcome(limit, estimate)
+            found = outcome(limit, estimate)
             count = (tokens or {}).get(name)
-            needed = _tokens_needed(limit, estimate, count) if outcome == "undecided" and count else None
-            verdicts.append(Verdict(name, limit, estimate, outcome, needed))
+            needed = _tokens_needed(limit, estimate, count) if found == "undecided" and count else None
+            verdicts.append(Verdict(name, limit, estimate, found, needed))
     return GateReport(tuple(verdicts))
 
 
-def _outcome(limit: Limit, measured: Estimate) -> Outcome:
+def outcome(limit: Limit, measured: Estimate) -> Outcome:
+    """Which side of the limit the whole interval is on, if it is on one."""
     if math.isnan(measured.value) or math.isnan(measured.low) or math.isnan(measured.high):
         return "fail"  # a model that gives NaN is wrong, whatever else it gives
     best, worst = measured.low, measured.high

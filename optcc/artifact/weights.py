@@ -84,6 +84,33 @@ def write_safetensors(
             its shape.
         CannotWrite: the disk is full or read-only.
     """
+    ordered, header, spans = layout(tensors, metadata)
+    with writing(path):
+        file = io.FileIO(path, "wb")
+    try:
+        with file:
+            _write_all(file, path, memoryview(header))
+            for tensor in ordered:
+                data = _as_bytes(tensor.read())
+                if len(data) != spans[tensor.name].nbytes:
+                    raise ValueError(
+                        f"{tensor.name}: {len(data)} bytes for {tensor.dtype}{list(tensor.shape)}"
+                    )
+                _write_all(file, path, data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return spans
+
+
+def layout(
+    tensors: Sequence[TensorSource], metadata: Mapping[str, str] | None = None
+) -> tuple[list[TensorSource], bytes, dict[str, Span]]:
+    """How a file of these tensors lies: their order, the bytes before the first, and where each one is. Reads none.
+
+    Raises:
+        ValueError: a name is given twice or reserved, or a type is unknown.
+    """
     ordered = sorted(tensors, key=lambda t: -_power_of_two(tensor_bytes(t.dtype, t.shape)))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
@@ -100,25 +127,9 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     start = 8 + len(text)
-    spans: dict[str, Span] = {}
-    with writing(path):
-        file = io.FileIO(path, "wb")
-    try:
-        with file:
-            _write_all(file, path, memoryview(len(text).to_bytes(8, "little") + text))
-            for tensor in ordered:
-                begin, end = header[tensor.name]["data_offsets"]
-                data = _as_bytes(tensor.read())
-                if len(data) != end - begin:
-                    raise ValueError(
-                        f"{tensor.name}: {len(data)} bytes for {tensor.dtype}{list(tensor.shape)}"
-                    )
-                _write_all(file, path, data)
-                spans[tensor.name] = Span(start + begin, end - begin)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return spans
+    places = {t.name: header[t.name]["data_offsets"] for t in ordered}
+    spans = {name: Span(start + begin, end - begin) for name, (begin, end) in places.items()}
+    return ordered, len(text).to_bytes(8, "little") + text, spans
 
 
 def _write_all(file: io.FileIO, path: Path, data: memoryview) -> None:

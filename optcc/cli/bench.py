@@ -1,4 +1,4 @@
-"""`optcc bench offline`: prefill, decode and throughput of an artifact on this machine."""
+"""`optcc bench`: how fast an artifact is on this machine, and why."""
 
 from __future__ import annotations
 
@@ -87,3 +87,41 @@ def _tell(title: str, data: dict[str, Any]) -> None:
     section(screen, title, table)
     rounds, peak = data["load"]["rounds"], human_bytes(data["peak_bytes"])
     screen.print(f"median of {rounds} rounds; peak memory {peak}", style="dim")
+
+
+@command.command("roofline")
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@threads_option
+@force_option
+@common_options
+def roofline(directory: Path, threads: int | None, force: bool, as_json: bool) -> None:
+    """Hold every operator of the artifact in DIR against the limits of this machine.
+
+    The machine's read bandwidth and its rates of float32 and int8 products are measured once a day. The artifact's
+    steps (1 and 16 requests that decode, a prompt of 512 tokens) are timed operator by operator.
+    """
+    from optcc.cli.opening import backend_of, open_artifact, require_decoder, thread_count
+    from optcc.cli.progress import progress
+
+    artifact = open_artifact(directory, force)
+    require_decoder(artifact)
+    backend, count = backend_of(artifact), thread_count(artifact, threads)
+    with progress(quiet=as_json) as watch:
+        watch.stage("bench")
+        from optcc.compile.roofline import roofline as measure
+
+        report = artifact.report()
+        found = measure(
+            artifact.root,
+            artifact.spec,
+            backend,
+            count,
+            speed=report.get("speed"),
+            ledger=report.get("ledger"),
+        )
+    if as_json:
+        print_json({"artifact": str(directory), "backend": backend.name, **found})
+        return
+    from optcc.cli.roofline import print_roofline
+
+    print_roofline(found)

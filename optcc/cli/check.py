@@ -172,7 +172,7 @@ def _same_model(artifact: Artifact, model: str, recipe: Recipe) -> ModelSource:
     Raises:
         IncompatibleArtifact: it is another one.
     """
-    from optcc.cli.predict import load_options
+    from optcc.compile.survey import load_options
     from optcc.errors import IncompatibleArtifact
     from optcc.frontend import resolve
 
@@ -196,9 +196,9 @@ def _measure(
     import torch
 
     from optcc.cli.opening import thread_count
-    from optcc.cli.predict import load_options
     from optcc.compile.check import check_artifact
     from optcc.compile.pair import Subject
+    from optcc.compile.survey import load_options
 
     count = thread_count(artifact, threads)
     torch.set_num_threads(count)

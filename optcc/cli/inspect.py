@@ -20,24 +20,32 @@ if TYPE_CHECKING:
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--ir", is_flag=True, help="Print the graph as text.")
 @click.option("--weights", is_flag=True, help="List every tensor.")
+@click.option("--ledger", is_flag=True, help="Print every weight: scheme, storage, bytes and error.")
 @click.option("--kernels", is_flag=True, help="Print what computes every operator over quantized weights.")
 @click.option("--recipe", is_flag=True, help="Print the resolved recipe as YAML.")
 @common_options
-def command(directory: Path, ir: bool, weights: bool, kernels: bool, recipe: bool, as_json: bool) -> None:
+def command(
+    directory: Path, ir: bool, weights: bool, ledger: bool, kernels: bool, recipe: bool, as_json: bool
+) -> None:
     """Show what the artifact in DIR holds: model, recipe, passes, files, weights, and its report.
 
     Every byte is checked first. An artifact that failed its accuracy check can be inspected.
     """
     from optcc.artifact import Artifact
 
-    if ir + weights + kernels + recipe > 1:
-        raise click.UsageError("--ir, --weights, --kernels and --recipe exclude each other")
+    if ir + weights + ledger + kernels + recipe > 1:
+        raise click.UsageError("--ir, --weights, --ledger, --kernels and --recipe exclude each other")
     artifact = Artifact.open(directory, force=True)
     if ir:
         text = artifact.path("model.ir").read_text("utf-8")
         print_json({"ir": text}) if as_json else click.echo(text, nl=False)
     elif weights:
         _weights(artifact, as_json)
+    elif ledger:
+        from optcc.cli.ledger import print_ledger
+
+        rows = artifact.report()["ledger"].get("rows", [])
+        print_json(rows) if as_json else print_ledger(rows)
     elif kernels:
         _kernels(artifact, as_json)
     elif recipe:

@@ -73,15 +73,13 @@ class Failure:
         """An error that optcc can explain."""
         if self.debug:
             _trace(error)
+        found = (error, *error.others)
         if self.as_json:
-            print_json({"error": dict(error.to_json())})
+            several = {"problems": [dict(e.to_json()) for e in found]} if error.others else {}
+            print_json({"error": dict(error.to_json()), **several})
             return error.exit_code
-        _say(f"error [{error.code}]: ", error.what)
-        if error.where:
-            click.echo(f"     at: {error.where}", err=True)
-        if error.hint:
-            click.echo(f"   hint: {error.hint}", err=True)
-        click.echo(f"   more: optcc explain {error.code}", err=True)
+        for one in found:
+            tell_error(one)
         return error.exit_code
 
     def usage(self, error: click.ClickException) -> int:
@@ -137,6 +135,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return failure.unexpected(error)
     return result if isinstance(result, int) else 0  # ctx.exit(n) arrives as a value
+
+
+def tell_error(error: OptccError) -> None:
+    """An error on stderr: what happened, where, what to do."""
+    _say(f"error [{error.code}]: ", error.what)
+    if error.where:
+        click.echo(f"     at: {error.where}", err=True)
+    if error.hint:
+        click.echo(f"   hint: {error.hint}", err=True)
+    click.echo(f"   more: optcc explain {error.code}", err=True)
 
 
 def _say(label: str, text: str) -> None:

@@ -44,6 +44,12 @@ def open_decoder(artifact: Artifact, threads: int | None) -> Executor:
         NotATextModel: it doesn't.
         BackendUnavailable: its backend can't be used here.
     """
+    require_decoder(artifact)
+    return backend_of(artifact).open_decoder(artifact.root, artifact.spec, thread_count(artifact, threads))
+
+
+def require_decoder(artifact: Artifact) -> None:
+    """Raise NotATextModel unless the artifact generates text."""
     from optcc.errors import NotATextModel
 
     if artifact.kind != "decoder":
@@ -53,12 +59,11 @@ def open_decoder(artifact: Artifact, threads: int | None) -> Executor:
             where=str(artifact.root),
             hint=f"optcc run {artifact.root} --inputs inputs.npz -o outputs.npz, with arrays called {names}",
         )
-    return _backend(artifact).open_decoder(artifact.root, artifact.spec, thread_count(artifact, threads))
 
 
 def open_function(artifact: Artifact, threads: int | None) -> CallExecutor:
     """The executor of an artifact that is a plain function. Raises BackendUnavailable."""
-    return _backend(artifact).open_function(artifact.root, artifact.spec, thread_count(artifact, threads))
+    return backend_of(artifact).open_function(artifact.root, artifact.spec, thread_count(artifact, threads))
 
 
 def thread_count(artifact: Artifact, threads: int | None) -> int:
@@ -69,7 +74,8 @@ def thread_count(artifact: Artifact, threads: int | None) -> int:
     return wanted or physical_cores()
 
 
-def _backend(artifact: Artifact) -> Backend:
+def backend_of(artifact: Artifact) -> Backend:
+    """Its backend. Raises BackendUnavailable."""
     from optcc.backends.registry import load_backend
     from optcc.errors import BackendUnavailable
 

@@ -135,8 +135,8 @@ def why(name: str, model: str, recipe: str, overrides: tuple[str, ...], as_json:
 def _run_up_to(name: str, model: str, recipe: Recipe) -> PassRecord:
     """What the pass called `name` did; of several, the last. Raises UnknownPass when the recipe has none."""
     from optcc.backends.registry import load_backend
-    from optcc.cli.predict import captured, load_options
     from optcc.compile.plan import make_plan
+    from optcc.compile.survey import captured, load_options
     from optcc.frontend import resolve
     from optcc.pm.context import Context
     from optcc.pm.instruments import Record

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from optcc.cli.common import common_options, human_bytes, print_json, print_pairs
+from optcc.cli.common import common_options, print_json, print_pairs
 from optcc.cli.options import overrides_option
+from optcc.cli.survey import tell_survey
 
 if TYPE_CHECKING:
-    from optcc.cli.predict import Prediction
+    from optcc.backends.protocol import Backend
     from optcc.compile.plan import Plan
+    from optcc.compile.survey import Survey
     from optcc.recipe import Recipe
 
 
@@ -28,36 +31,66 @@ class Bound:
 
 @click.command("plan")
 @click.argument("arguments", nargs=-1, required=True, metavar="[MODEL] RECIPE")
+@click.option(
+    "--preflight",
+    is_flag=True,
+    help="Print only what stands in the way, and what a compile of MODEL would take.",
+)
+@click.option(
+    "--memory", metavar="SIZE", help="Memory there is for serving, as in 8GB; by default this machine's."
+)
 @overrides_option
 @common_options
-def command(arguments: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    arguments: tuple[str, ...], preflight: bool, memory: str | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Print the passes that RECIPE would run, and the limits it would be held to.
 
     The passes are printed as pipeline text, which parses back. With MODEL, the model is captured too:
-    everything that a compile would refuse is found, and the sizes are predicted. Nothing is written.
+    everything that a compile would refuse is found at once, and bytes, memory, disk, time and the longest
+    context are predicted. No weight is read and nothing is written: a directory that holds a config.json and no
+    weights will do.
     """
     if len(arguments) > 2:
         raise click.UsageError(f"expected [MODEL] RECIPE, got {len(arguments)} arguments")
+    if len(arguments) == 1 and (preflight or memory):
+        raise click.UsageError("--preflight and --memory need a MODEL")
+    from optcc.cache import parse_size
     from optcc.recipe import load_recipe
 
+    budget = None if memory is None else parse_size(memory)
+    if memory is not None and budget is None:
+        raise click.BadParameter(
+            f"{memory!r} is no size; write bytes, or a unit as in 8GB", param_hint="--memory"
+        )
     recipe = load_recipe(arguments[-1], overrides)
     from optcc.backends.registry import load_backend
     from optcc.compile.plan import make_plan
 
     backend = load_backend(recipe.target.backend)
+    found = _survey(arguments[0], recipe, backend, budget, as_json) if len(arguments) == 2 else None
     plan = make_plan(recipe, backend)
     bounds = resolve_limits(recipe, plan, overrides)
-    prediction = None
-    if len(arguments) == 2:
-        from optcc.cli.predict import predict
-        from optcc.cli.progress import progress
-
-        with progress(quiet=as_json) as watch:
-            prediction = predict(arguments[0], recipe, plan, backend, watch)
     if as_json:
-        print_json(_as_data(recipe, plan, bounds, prediction))
-    else:
-        _tell(recipe, plan, bounds, prediction)
+        print_json(_as_data(recipe, plan, bounds, found))
+        return
+    if not preflight:
+        _tell(recipe, plan, bounds)
+    if found:
+        tell_survey(found, recipe.target.backend)
+
+
+def _survey(model: str, recipe: Recipe, backend: Backend, budget: int | None, as_json: bool) -> Survey:
+    """Preflight. Raises all problems together."""
+    from optcc.cli.progress import progress
+    from optcc.compile.survey import survey
+    from optcc.errors import together
+
+    with progress(quiet=as_json) as watch:
+        found = survey(model, recipe, backend, watch, out=Path.cwd(), memory=budget)
+    if found.problems:
+        raise together(found.problems)
+    return found
 
 
 def resolve_limits(recipe: Recipe, plan: Plan, overrides: Iterable[str]) -> list[Bound]:
@@ -84,19 +117,17 @@ def _origin(recipe: Recipe, metric: str, value: float) -> str:
     return f"recipe {origin}"
 
 
-def _as_data(
-    recipe: Recipe, plan: Plan, bounds: list[Bound], prediction: Prediction | None
-) -> dict[str, Any]:
+def _as_data(recipe: Recipe, plan: Plan, bounds: list[Bound], found: Survey | None) -> dict[str, Any]:
     return {
         "recipe": recipe.to_json(),
         "pipeline": plan.text(),
         "stages": {stage: [str(p) for p in passes] for stage, passes in plan.stages.items()},
         "limits": [asdict(b) for b in bounds],
-        "prediction": asdict(prediction) if prediction else None,
+        "preflight": found.to_json() if found else None,
     }
 
 
-def _tell(recipe: Recipe, plan: Plan, bounds: list[Bound], prediction: Prediction | None) -> None:
+def _tell(recipe: Recipe, plan: Plan, bounds: list[Bound]) -> None:
     target, check = recipe.target, recipe.check
     chain = " extends ".join([recipe.name, *recipe.extends])
     threads = f"{target.threads} threads" if target.threads else "one thread per physical core"
@@ -114,8 +145,6 @@ def _tell(recipe: Recipe, plan: Plan, bounds: list[Bound], prediction: Predictio
     print_pairs((_relation(b), b.origin) for b in bounds)
     click.echo("\npasses")
     click.echo(_pipeline(plan))
-    if prediction:
-        _tell_prediction(prediction)
 
 
 def _relation(bound: Bound) -> str:
@@ -135,19 +164,3 @@ def _pipeline(plan: Plan) -> str:
             left -= 1
             lines.append(f"  {step}{',' if left else ''}")
     return "\n".join(lines) or "  none: the graph is stored as captured"
-
-
-def _tell_prediction(found: Prediction) -> None:
-    click.echo(f"\nprediction for {found.model}: nothing stands in the way")
-    captured, artifact = human_bytes(found.captured_bytes), human_bytes(found.artifact_bytes)
-    ratio = found.captured_bytes / max(found.artifact_bytes, 1)
-    smaller = f", {ratio:.2f}x smaller" if ratio > 1 else ""
-    print_pairs(
-        [
-            ("weights", f"{captured} as captured, {found.quantized} tensors to be quantized"),
-            ("artifact", f"about {artifact}{smaller}"),
-            ("", f"= {found.how['artifact']}"),
-            ("memory", f"about {human_bytes(found.peak_bytes)} at the peak"),
-            ("", f"= {found.how['peak']}"),
-        ]
-    )

@@ -9,6 +9,7 @@ from optcc.cli.accuracy_table import print_accuracy
 from optcc.cli.common import human_bytes
 from optcc.cli.display import bytes_delta, human_seconds, new_table, number, section, spread, times
 from optcc.cli.proof_table import print_proof
+from optcc.cli.roofline import print_sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,10 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         speed = report["speed"]
         how = f"median (range) of {speed['rounds']} rounds"
         section(console, f"tokens/s of one request on {speed['threads']} threads: {how}", _speed(speed))
+    if limit := report.get("speed_limit"):
+        console.print(f"speed: {limit['reason']}", style="green" if limit["outcome"] == "pass" else "red")
+    if report.get("roofline"):
+        print_sentences(console, report["roofline"])
     print_cost(console, report)
 
 
@@ -68,8 +73,11 @@ def print_header(console: Console, report: Mapping[str, Any]) -> None:
 
 def verdict(report: Mapping[str, Any]) -> str:
     """`ok`, `failed`, `undecided` or `unchecked`."""
-    check = report["check"]
-    return str(check["gate"]["status"]) if check else str(report["status"])
+    check, speed = report["check"], report.get("speed_limit")
+    found = str(check["gate"]["status"]) if check else str(report["status"])
+    if speed is None or found == "failed" or speed["outcome"] == "pass":
+        return found
+    return "failed" if speed["outcome"] == "fail" else "undecided"
 
 
 def print_passes(console: Console, report: Mapping[str, Any]) -> None:
@@ -207,6 +215,6 @@ def print_cost(console: Console, report: Mapping[str, Any]) -> None:
     where = ", ".join(f"{name} {human_seconds(s)}" for name, s in stages if s >= 0.05)
     peak, anonymous = human_bytes(report["peak_bytes"]), human_bytes(report["anonymous_bytes"])
     console.print(f"{human_seconds(report['seconds'])} in all: {where}")
-    console.print(f"peak memory {peak} with mapped files, {anonymous} anonymous between stages")
+    console.print(f"peak memory {peak} with mapped files, {anonymous} without")
     for note in report["host"].get("backend", ()):
         console.print(f"{report['backend']}: {note}")

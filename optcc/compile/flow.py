@@ -48,7 +48,7 @@ def compile_model(
     Raises:
         OptccError: any of them, before anything is left at `out`.
     """
-    job = Job(recipe, options or CompileOptions(), progress or Silent())
+    job = Job(recipe, options or CompileOptions(), progress or Silent(), out)
     backend, plan = job.plan()
     with job.caches(), job.threads():
         source = job.resolve(model)
@@ -59,7 +59,9 @@ def compile_model(
             with job.open(writer.root, manifest, source) as pair:
                 checked = job.check(pair, plan)
                 speed = job.speed(pair)
-            report = job.report(module, backend, ledger, checked, speed, source, manifest)
+                fast = job.fast_enough(pair)
+                roofline = job.roofline(pair, backend, ledger, speed)
+            report = job.report(module, backend, ledger, checked, speed, fast, roofline, source, manifest)
             writer.write_report("report.json", report.to_json())
             writer.write_report("report.html", report_page(report, manifest))
             writer.write_report(LOCK, job.lock(model, source, backend, plan, manifest, checked))

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from optcc import __version__
-from optcc.artifact import ArtifactWriter, Manifest, ModelRef, TensorSource
+from optcc.accuracy.gates import Verdict
+from optcc.artifact import ArtifactWriter, Manifest, TensorSource
 from optcc.artifact.digest import sealed, sha256_file
 from optcc.backends.protocol import Backend
 from optcc.backends.registry import load_backend
@@ -27,30 +27,36 @@ from optcc.compile.fusions import count_fusions
 from optcc.compile.gate import Checked
 from optcc.compile.ledger import Intent, Ledger, balance, intents, settle
 from optcc.compile.lock import data_digests, inputs, make_lock, surroundings
+from optcc.compile.manifests import make_manifest
 from optcc.compile.pair import Pair, Subject, open_pair
 from optcc.compile.plan import Plan, make_plan
-from optcc.compile.preflight import preflight
+from optcc.compile.preflight import backend_problems, recipe_problems
 from optcc.compile.progress import Progress
 from optcc.compile.proof import Prove, proof_data
 from optcc.compile.proof.lowered import prove_lowered
 from optcc.compile.proof.prove import proof_json
 from optcc.compile.report import Command, Report
+from optcc.compile.roofline import roofline
+from optcc.compile.rows import ledger_rows
 from optcc.compile.spec import manifest_spec
-from optcc.compile.speed import measure_speed
-from optcc.errors import BackendUnavailable
+from optcc.compile.speed import judge_speed, measure_speed
+from optcc.compile.survey import load_options, look
+from optcc.errors import together
 from optcc.files import writing
-from optcc.frontend import LoadOptions, ModelSource, capture, export_tokenizer, resolve
+from optcc.frontend import ModelSource, capture, export_tokenizer, resolve
 from optcc.frontend.lift import to_module
 from optcc.frontend.origin import ORIGIN, origin_files
 from optcc.host import host_facts, physical_cores
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
-from optcc.memory import MemoryMeter, anonymous_bytes, imports_left_alone, release
+from optcc.ir.weights import TensorRef, WeightStore
+from optcc.memory import MemoryMeter, imports_left_alone, release
 from optcc.pm.context import Context
 from optcc.pm.instruments import Check, Diff, Dump, Instrument, Record
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
 from optcc.pm.run import run_pass
+from optcc.quant.weight_pass import PackingPass
 from optcc.recipe import Recipe
 
 
@@ -82,17 +88,19 @@ class CompileOptions:
 class Job:
     """One compile: the recipe, and what is known so far."""
 
-    def __init__(self, recipe: Recipe, options: CompileOptions, progress: Progress) -> None:
+    def __init__(
+        self, recipe: Recipe, options: CompileOptions, progress: Progress, out: Path | None = None
+    ) -> None:
+        self.out = out
         self.recipe, self.options, self.progress = recipe, options, progress
         self.memory = MemoryMeter()
         self.record = Record(self.memory)
         self.cache = PassCache(options.cache)
-        self.load = LoadOptions(**asdict(recipe.model) | {"pooling": recipe.model.pooling or "none"})
+        self.load = load_options(recipe)
         self.thread_count = self.options.threads or recipe.target.threads or physical_cores()
         self.began = self.clock = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.current = ""
-        self.anonymous = 0
         self.original_bytes = 0
         self.intents: list[Intent] = []
         self.backend_notes: tuple[str, ...] = ()
@@ -100,6 +108,8 @@ class Job:
         self.lowered: dict[str, Any] | None = None
         self.learned: dict[str, Any] | None = None
         self.marks: list[str] = []
+        self.surveyed: dict[str, Any] | None = None
+        self.originals = WeightStore()
 
     def stage(self, name: str) -> None:
         """Close the stage before and begin another; an empty name only closes."""
@@ -107,12 +117,11 @@ class Job:
         if self.current:
             self.seconds[self.current] = round(self.seconds.get(self.current, 0.0) + now - self.clock, 3)
         self.clock = now
-        self.anonymous = max(self.anonymous, anonymous_bytes())
         if name != self.current:
             release()
             if name:
                 self.progress.stage(name)
-        self.memory.restart()
+        self.memory.begin(name)
         self.current = name
 
     @contextmanager
@@ -130,7 +139,7 @@ class Job:
         before = torch.get_num_threads()
         torch.set_num_threads(self.thread_count)
         try:
-            with imports_left_alone():
+            with imports_left_alone(), self.memory.sampling():
                 yield
         finally:
             torch.set_num_threads(before)
@@ -139,13 +148,12 @@ class Job:
         """The backend and all passes: what can be wrong with a recipe is found here."""
         self.stage("plan")
         backend = load_backend(self.recipe.target.backend)
-        found = backend.probe()
-        if not found.ok:
-            raise BackendUnavailable(
-                f"the backend {backend.name} can't be used: {found.reason}", hint=found.install
-            )
-        self.backend_notes = found.notes
+        if problems := backend_problems(backend):
+            raise together(problems)
+        self.backend_notes = backend.probe().notes
         plan = make_plan(self.recipe, backend)
+        if problems := recipe_problems(self.recipe, plan):
+            raise together(problems)
         plan.default_limits(self.recipe.base)
         return backend, plan
 
@@ -166,7 +174,7 @@ class Job:
         ready = plan.preflight_at
         for index in range(done, len(steps)):
             if index == ready:
-                self._preflight(module, backend, plan)
+                self._preflight(module, backend, plan, source)
             self.stage(plan.stage_of(index))
             known = self.cache.load(keys[index + 1]) if prove and not self._watched else None
             if known is not None and prove:
@@ -187,7 +195,7 @@ class Job:
             self.cache.save(keys[index + 1], module, self.record.rows, self._facts())
             self.progress.step(str(steps[index]), index + 1, len(steps))
         if done <= ready == len(steps):
-            self._preflight(module, backend, plan)
+            self._preflight(module, backend, plan, source)
         return module
 
     def lower(
@@ -195,7 +203,7 @@ class Job:
     ) -> tuple[Manifest, Ledger]:
         """Write weights, graph and tokenizer, and balance the ledger."""
         self.stage("lower")
-        spec = manifest_spec(module)
+        manifest_spec(module)  # refuses a decoder without a cache before anything is written
         stored = backend.plan_weights(module)
         spans = writer.write_weights([TensorSource(t.name, t.dtype, t.shape, t.read) for t in stored])
         sizes = {name: span.nbytes for name, span in spans.items()}
@@ -210,17 +218,14 @@ class Job:
                 export_tokenizer(source, writer.root / "tokenizer")
             for name, path in origin_files(source.directory).items():
                 writer.write(f"{ORIGIN}/{name}", path.read_bytes())
-        manifest = Manifest(
-            kind=str(module.attrs["kind"]),
-            optcc_version=__version__,
-            target=asdict(self.recipe.target),
-            recipe=self.recipe.to_json(),
-            pipeline=plan.text(),
-            spec=spec,
-            model=ModelRef(source.name, source.digest),
-            min_versions=dict(minimum),
+        moved = next(
+            (step.moves for step in plan.stages["quantize"] if isinstance(step, PackingPass) and step.moves),
+            "",
         )
-        return writer.seal(manifest), ledger
+        intended = {i.name: i.scheme for i in self.intents}
+        rows = ledger_rows(backend.unpack(writer.root), self.originals, intended, stored, moved)
+        ledger = dataclasses.replace(ledger, rows=tuple(rows))
+        return writer.seal(make_manifest(module, self.recipe, plan, source, minimum)), ledger
 
     def prove(self, backend: Backend, module: Module, root: Path) -> None:
         """Hold every operator of the artifact to the final program, where passes are proven."""
@@ -249,6 +254,25 @@ class Job:
         self.stage("speed")
         return measure_speed(pair)
 
+    def fast_enough(self, pair: Pair) -> Verdict | None:
+        """Whether the artifact is as fast as the recipe asks; None when it asks for nothing."""
+        limit = self.recipe.check.speed
+        if limit is None or not self.recipe.check.enabled or pair.manifest.kind != "decoder":
+            return None
+        self.stage("speed")
+        return judge_speed(pair, limit)
+
+    def roofline(
+        self, pair: Pair, backend: Backend, ledger: Ledger, speed: dict[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """Every operator against the machine's limits, where speed is measured."""
+        if speed is None:
+            return None
+        self.stage("roofline")
+        facts = {"original_bytes": ledger.original_bytes, "stored_bytes": ledger.stored_bytes}
+        spec = pair.manifest.spec
+        return roofline(pair.root, spec, backend, self.thread_count, speed=speed, ledger=facts)
+
     def report(
         self,
         module: Module,
@@ -256,26 +280,36 @@ class Job:
         ledger: Ledger,
         checked: Checked | None,
         speed: dict[str, Any] | None,
+        fast: Verdict | None,
+        roofline: dict[str, Any] | None,
         source: ModelSource,
         manifest: Manifest,
     ) -> Report:
         """Everything found out."""
         self.stage("")
+        status = checked.status if checked else "unchecked"
+        if fast and fast.outcome != "pass":
+            status = "failed"
+        artifact_bytes = sum(entry.bytes for entry in manifest.files.values()) + len(manifest.to_bytes())
         return Report(
             model=source.name,
             recipe=self.recipe.name,
             backend=backend.name,
-            status=checked.status if checked else "unchecked",
+            status=status,
             passes=self.record.rows,
             fusions=count_fusions(module, self.record.rows),
             ledger=ledger,
             check=checked.to_json() if checked else None,
             speed=speed,
+            speed_limit=fast.to_json() if fast else None,
+            roofline=roofline,
+            preflight=self.surveyed,
             stages=self.seconds,
             seconds=round(time.perf_counter() - self.began, 3),
-            peak_bytes=self.memory.highest,
-            anonymous_bytes=self.anonymous,
-            artifact_bytes=sum(entry.bytes for entry in manifest.files.values()) + len(manifest.to_bytes()),
+            peak_bytes=self.memory.whole.resident,
+            anonymous_bytes=self.memory.whole.anonymous,
+            memory=self.memory.stages,
+            artifact_bytes=artifact_bytes,
             source_bytes=sum(p.stat().st_size for p in source.files),
             host={
                 **host_facts(),
@@ -383,12 +417,18 @@ class Job:
                 self.original_bytes = int(entry.facts["original_bytes"])
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
                 self.learned, self.marks = entry.facts["learned"], list(entry.facts["marks"])
+                self.surveyed = entry.facts["preflight"]
+                self.originals.refs = {n: TensorRef.from_json(r) for n, r in entry.facts["originals"].items()}
                 return entry.module, done
         return self._captured(keys, source), 0
 
-    def _preflight(self, module: Module, backend: Backend, plan: Plan) -> None:
+    def _preflight(self, module: Module, backend: Backend, plan: Plan, source: ModelSource) -> None:
         self.stage("preflight")
-        preflight(module, backend, plan.stages["quantize"], self.recipe.base)
+        found = look(module, self.original_bytes, source, self.recipe, plan, backend, out=self.out)
+        if found.problems:
+            raise together(found.problems)
+        self.surveyed = found.to_json()
+        self.originals = module.weights.clone()
         self.intents = intents(plan.stages["quantize"], module, self.recipe.base)
 
     def _facts(self) -> dict[str, Any]:
@@ -397,4 +437,6 @@ class Job:
             "intents": [dataclasses.asdict(i) for i in self.intents],
             "learned": self.learned,
             "marks": self.marks,
+            "preflight": self.surveyed,
+            "originals": {name: ref.to_json() for name, ref in self.originals.refs.items()},
         }

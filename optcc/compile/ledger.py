@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import fx
 
+from optcc.compile.rows import Row
 from optcc.errors import LedgerMismatch
 from optcc.ir.module import Json, Module
 from optcc.ir.pattern import normalized
@@ -94,6 +95,7 @@ class Ledger:
         plain_bytes: everything else: norms, biases, tables.
         schemes: the quantized weights by scheme, in the order the passes took them.
         kv: the cache of a decoder.
+        rows: every weight.
     """
 
     original_bytes: int
@@ -103,10 +105,14 @@ class Ledger:
     plain_bytes: int
     schemes: tuple[SchemeBytes, ...] = ()
     kv: KvBytes | None = None
+    rows: tuple[Row, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """Plain data."""
-        return {**asdict(self), "schemes": [asdict(s) for s in self.schemes]}
+        rows: list[Json] = [
+            {**asdict(r), "shape": list(r.shape), "tensors": list(r.tensors)} for r in self.rows
+        ]
+        return {**asdict(self), "schemes": [asdict(s) for s in self.schemes], "rows": rows}
 
 
 def intent(selected: Selected, schemes: Collection[Scheme]) -> Intent:

@@ -33,9 +33,9 @@ class Original:
         """Greedy continuations of at most `tokens` tokens, up to and with an end token."""
         return greedy_answers(self.model, prompts, tokens, eos)
 
-    def token_times(self, prompt: Sequence[int], tokens: int) -> list[float]:
-        """Seconds from the start to each of `tokens` greedy tokens."""
-        return token_times(self.model, prompt, tokens)
+    def token_times(self, prompt: Sequence[int], tokens: int, requests: int = 1) -> list[float]:
+        """Seconds from the start to each of `tokens` greedy tokens, of equal requests side by side."""
+        return token_times(self.model, prompt, tokens, requests)
 
     def call(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Named inputs to named outputs, for encoders and factories."""

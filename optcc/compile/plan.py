@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optcc.accuracy.gates import LINKS, METRICS, NARROW_STRUCTURE
 from optcc.backends.protocol import Backend
+from optcc.errors import OptccError, together
 from optcc.pm.discover import build_pass
 from optcc.pm.passes import Pass
 from optcc.pm.pipeline import Pipeline
@@ -114,18 +115,31 @@ class Plan:
         return ",\n".join(str(p) for p in self.pipeline)
 
 
-def make_plan(recipe: Recipe, backend: Backend) -> Plan:
+def make_plan(recipe: Recipe, backend: Backend, problems: list[OptccError] | None = None) -> Plan:
     """Build every pass.
 
+    Args:
+        recipe: resolved.
+        backend: adds its own passes.
+        problems: takes what is wrong with passes, which are then left out, instead of its being raised.
+
     Raises:
-        UnknownPass, UnknownOption, BadOption: with file and line of the recipe.
+        UnknownPass, UnknownOption, BadOption: all there are, with file and line of the recipe.
     """
-    stages = {
-        stage: tuple(
-            build_pass(e.ref, e.options, base=e.where.base, where=str(e.where) if e.where.file else None)
-            for e in entries
-        )
-        for stage, entries in recipe.passes.items()
-    }
+    wrong: list[OptccError] = []
+    stages: dict[str, tuple[Pass, ...]] = {}
+    for stage, entries in recipe.passes.items():
+        built = []
+        for e in entries:
+            where = str(e.where) if e.where.file else None
+            try:
+                built.append(build_pass(e.ref, e.options, base=e.where.base, where=where))
+            except OptccError as error:
+                wrong.append(error)
+        stages[stage] = tuple(built)
+    if problems is not None:
+        problems += wrong
+    elif wrong:
+        raise together(wrong)
     lower = parse_pipeline(backend.pipeline())
     return Plan({**stages, "lower": lower.passes}, recipe.model.dtype)

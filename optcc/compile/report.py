@@ -10,6 +10,7 @@ from typing import Any, cast
 from optcc.artifact import Manifest, canonical_json
 from optcc.compile.fusions import FusionCount
 from optcc.compile.ledger import Ledger
+from optcc.memory import Peak
 from optcc.pm.instruments import PassRecord
 from optcc.report.html import render_html
 from optcc.report.shape import VERSION, ReportJson
@@ -40,7 +41,11 @@ class Report:
         stages: seconds per stage.
         seconds: wall time of the whole compile.
         peak_bytes: highest resident memory, file-backed pages included.
-        anonymous_bytes: highest anonymous memory seen at the end of a stage.
+        anonymous_bytes: highest memory that no file backs, sampled.
+        memory: both of every stage.
+        speed_limit: the verdict on the speed that the recipe asks for; None when it asks for none.
+        roofline: every operator against the machine's limits; None when speed was not measured.
+        preflight: what was predicted; the measured figures are put beside it.
         artifact_bytes: size of the whole directory without the report.
         source_bytes: size of the model's weight files.
         host: machine facts.
@@ -65,6 +70,10 @@ class Report:
     anonymous_bytes: int
     artifact_bytes: int
     source_bytes: int
+    memory: Mapping[str, Peak] = field(default_factory=dict)
+    preflight: Mapping[str, Any] | None = None
+    roofline: Mapping[str, Any] | None = None
+    speed_limit: Mapping[str, Any] | None = None
     host: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
@@ -93,10 +102,25 @@ class Report:
             "anonymous_bytes": self.anonymous_bytes,
             "artifact_bytes": self.artifact_bytes,
             "source_bytes": self.source_bytes,
+            "memory": {stage: asdict(peak) for stage, peak in self.memory.items()},
+            "preflight": self._preflight(),
+            "speed_limit": dict(self.speed_limit) if self.speed_limit is not None else None,
+            "roofline": dict(self.roofline) if self.roofline is not None else None,
             "host": dict(self.host),
             "digests": dict(self.digests),
             "proof": dict(self.proof),
         }
+
+    def _preflight(self) -> dict[str, Any] | None:
+        if self.preflight is None:
+            return None
+        measured = {
+            "artifact_bytes": self.artifact_bytes,
+            "peak_bytes": self.peak_bytes,
+            "anonymous_bytes": self.anonymous_bytes,
+            "seconds": self.seconds,
+        }
+        return {**self.preflight, "measured": measured}
 
 
 def report_page(report: Report, manifest: Manifest) -> str:

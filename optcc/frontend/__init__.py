@@ -8,7 +8,7 @@ from optcc.frontend.capture import capture
 from optcc.frontend.examples import KnownInputs, known_inputs
 from optcc.frontend.original import load_original
 from optcc.frontend.program import CapturedProgram, DecoderSpec, LoadOptions, ModelSource, WeightSource
-from optcc.frontend.resolve import resolve
+from optcc.frontend.resolve import resolve, resolve_shape
 from optcc.frontend.tokenizer import SpecialTokens, export_tokenizer, special_tokens
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "known_inputs",
     "load_original",
     "resolve",
+    "resolve_shape",
     "special_tokens",
 ]

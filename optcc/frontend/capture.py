@@ -19,11 +19,13 @@ from optcc.frontend.locate import capture_error
 from optcc.frontend.model import (
     assign,
     build,
+    declared_weights,
     find_weights,
     load_config,
     model_kind,
     model_names,
     read_weights,
+    shorten,
     untie_different,
 )
 from optcc.frontend.program import CapturedProgram, DecoderSpec, Dim, LoadOptions, ModelSource, WeightSource
@@ -60,6 +62,8 @@ def capture(source: ModelSource, options: LoadOptions | None = None) -> Captured
     assert source.directory is not None
     attention.register()
     config = load_config(source.directory, options)
+    if source.layers:
+        shorten(config, source.layers)
     if model_kind(config) == "decoder":
         return _capture_decoder(source, source.directory, config, options)
     return _capture_encoder(source, config, options)
@@ -170,11 +174,13 @@ def _fake_model(
     source: ModelSource, config: Any, kind: Any, options: LoadOptions
 ) -> tuple[Any, dict[str, WeightSource]]:
     """The model with fake parameters in the compute type, and where each of them is stored."""
-    stored, directory = read_weights(source), source.directory
     model = build(config, kind, attention.NAME, options.torch_dtype, options)
-    stored = model_names(model, stored, str(directory))
-    untie_different(model, stored)
-    found = find_weights(model, stored, kind, str(directory))
+    if source.shape_only:
+        found = declared_weights(model, config)
+    else:
+        stored = model_names(model, read_weights(source), str(source.directory))
+        untie_different(model, stored)
+        found = find_weights(model, stored, kind, str(source.directory))
     fakes: dict[int, Tensor] = {}
     values: dict[str, Tensor] = {}
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -38,12 +38,12 @@ def greedy_answers(
     return [_cut(row, eos) for row in found[:, longest:].tolist()]
 
 
-def token_times(model: nn.Module, prompt: Sequence[int], tokens: int) -> list[float]:
+def token_times(model: nn.Module, prompt: Sequence[int], tokens: int, requests: int = 1) -> list[float]:
     """Seconds after the start at which each of `tokens` greedy tokens was there, by transformers as it is.
 
-    The first is the time of the prompt, the differences are those of single steps.
+    The first is the time of the prompt, the differences are those of single steps, each a token of all `requests`.
     """
-    ids = torch.tensor([list(prompt)])
+    ids = torch.tensor([list(prompt)] * requests)
     clock = _Clock()
     _generate(model, ids, torch.ones_like(ids), tokens, (), clock)
     return clock.seconds

@@ -22,6 +22,7 @@ from optcc.frontend.program import Kind, LoadOptions, ModelSource, WeightSource
 from optcc.frontend.refuse import refuse_config
 from optcc.frontend.resolve import read_config
 from optcc.frontend.safetensors import read_directory
+from optcc.ir.weights import UNREAD
 
 # Values that old versions of transformers stored and new ones compute.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|\.attn\.bias|\.attention\.bias|\.masked_bias|\.position_ids)$")
@@ -55,6 +56,20 @@ def load_config(directory: Path, options: LoadOptions) -> Any:
         # The model is built with plain linears; how its weights are stored is `optcc.frontend.quantized`'s matter.
         del config.quantization_config
     return config
+
+
+def layer_count(source: ModelSource, options: LoadOptions) -> int:
+    """Layers of a decoder that the configuration asks for; 0 of anything else."""
+    assert source.directory is not None
+    config = load_config(source.directory, options)
+    return int(config.num_hidden_layers) if model_kind(config) == "decoder" else 0
+
+
+def shorten(config: Any, layers: int) -> None:
+    """Leave only the first layers of a configuration."""
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:layers]
 
 
 def read_weights(source: ModelSource) -> dict[str, WeightSource]:
@@ -193,6 +208,21 @@ def find_weights(
                 hint="config.json and the weights don't belong together, or a file is missing",
             )
     return found
+
+
+def declared_weights(model: nn.Module, config: Any) -> dict[str, WeightSource]:
+    """Every parameter as if it were stored in the configuration's type: for a model of which no weight is there.
+
+    Matrices can't be read; vectors are zeros.
+    """
+    kind = getattr(config, "dtype", None) or torch.float32
+    found: dict[int, WeightSource] = {}
+    result: dict[str, WeightSource] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        shape = tuple(parameter.shape)
+        path = UNREAD if len(shape) > 1 else Path("/dev/zero")
+        result[name] = found.setdefault(id(parameter), WeightSource(kind, shape, path=path))
+    return result
 
 
 def _share_ties(parameters: Mapping[str, nn.Parameter], found: dict[str, WeightSource]) -> None:

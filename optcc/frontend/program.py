@@ -56,6 +56,8 @@ class ModelSource:
         directory: transformers directory; None for other kinds.
         factory: `package.module:name` or `path/file.py:name`; None for other kinds.
         program: a `.pt2` file; None for other kinds.
+        shape_only: only the configuration is there: the graph can be captured, no weight can be read.
+        layers: how many layers to capture of such a model; 0 for all.
     """
 
     name: str
@@ -65,6 +67,8 @@ class ModelSource:
     directory: Path | None = None
     factory: str | None = None
     program: Path | None = None
+    shape_only: bool = False
+    layers: int = 0
 
 
 @dataclass(frozen=True)

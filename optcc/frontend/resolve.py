@@ -86,6 +86,24 @@ def _directory(path: Path, name: str) -> ModelSource:
     return ModelSource(name, "directory", files_digest(hashed), hashed, directory=path)
 
 
+def resolve_shape(reference: str, options: LoadOptions | None = None) -> ModelSource:
+    """As `resolve`; but a directory with a `config.json` and no weights at all gives a model that can be captured, and
+    of which nothing can be read.
+
+    Raises as `resolve` does.
+    """
+    path = Path(reference).expanduser()
+    config = path / "config.json"
+    if not config.is_file() or any(path.glob("*.safetensors*")):
+        return resolve(reference, options)
+    settings = read_config(config)
+    refuse_config(settings, where=str(config))
+    if settings.get("quantization_config"):
+        return resolve(reference, options)  # what such weights are, only they say
+    digest = files_digest((config,))
+    return ModelSource(path.resolve().name, "directory", digest, (config,), directory=path, shape_only=True)
+
+
 def _siblings(path: Path) -> list[str]:
     return [entry.name for entry in path.resolve().parent.iterdir() if (entry / "config.json").is_file()]
 

@@ -158,3 +158,13 @@ def _json(path: Path) -> dict[str, object]:
     except ValueError as error:
         raise CorruptWeights(f"{path.name} is not valid JSON ({error})", where=str(path)) from error
     return data if isinstance(data, dict) else {}
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether `export_tokenizer` would find one."""
+    return (directory / "tokenizer.json").is_file() or _has_slow(directory)
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether the tokenizer comes with a chat template. Raises CorruptWeights if its settings are not JSON."""
+    return _template(directory, _json(directory / "tokenizer_config.json")) is not None

@@ -7,7 +7,7 @@ as `[1, T, 576]` whatever torch calls the symbol, and the text parses back to an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sympy
 import torch
@@ -62,6 +62,17 @@ class Dims:
         expression = dim.node.expr.xreplace(names)
         # torch's own FloorDiv and Mod print as calls; they parse back because they are looked up by name.
         return str(sympy.expand(expression)) if expression.is_polynomial() else str(expression)
+
+    def value(self, dim: Dim, sizes: Mapping[str, int]) -> int:
+        """A dim as a number, given the sizes of the named ones it is made of."""
+        if isinstance(dim, int):
+            return dim
+        known = {
+            self._named[name].node.expr: sympy.Integer(size)
+            for name, size in sizes.items()
+            if name in self._named
+        }
+        return int(dim.node.expr.xreplace(known))
 
     def parse(self, text: str) -> Dim:
         """The dim that `show` printed as `text`.

@@ -21,6 +21,9 @@ from optcc.errors import CannotWrite, CorruptWeights
 from optcc.files import writing
 from optcc.ir.types import DTYPE_NAMES, DTYPES
 
+UNREAD = Path("/dev/null")
+"""The path of a tensor of which nothing but its type is known, and nothing else will be asked."""
+
 
 @dataclass(frozen=True)
 class TensorRef:
@@ -48,7 +51,12 @@ class TensorRef:
         return self.cast_to or self.dtype
 
     def map(self) -> Tensor:
-        """The tensor as stored, mapped read-only in spirit: writing to it changes private pages, never the file."""
+        """The tensor as stored, mapped read-only in spirit: writing to it changes private pages, never the file.
+
+        Of an unread tensor, one on the meta device.
+        """
+        if self.path == UNREAD:
+            return torch.empty(self.shape, dtype=self.dtype, device="meta")
         if self.nbytes == 0:
             return torch.zeros(self.shape, dtype=self.dtype)
         if not self.path.exists():
@@ -122,6 +130,12 @@ class WeightStore:
         tensor = ref.map()
         return tensor.to(ref.cast_to) if ref.cast_to and ref.cast_to != ref.dtype else tensor
 
+    def narrow(self, name: str) -> Tensor:
+        """The tensor as stored where reading it only widens it: for who converts a piece at a time himself."""
+        ref = self.refs[name]
+        widens = torch.promote_types(ref.dtype, ref.read_dtype) == ref.read_dtype
+        return ref.map() if widens else self[name]
+
     def spec(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """Type and shape without touching the bytes."""
         ref = self.refs[name]
@@ -133,11 +147,15 @@ class WeightStore:
         return dtype.itemsize * torch.Size(shape).numel()
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Write the tensor to a file named by its content and point `name` at it.
+        """Write the tensor to a file named by its content and point `name` at it. Of one on the meta device, which
+        comes of unread ones, only the type is kept.
 
         Raises:
             CannotWrite: the disk is full or not writable.
         """
+        if tensor.is_meta:
+            self.refs[name] = TensorRef(UNREAD, 0, 0, tensor.dtype, tuple(tensor.shape))
+            return
         data = tensor.detach().contiguous().cpu()
         raw = memoryview(data.view(-1).view(torch.uint8).numpy()) if data.numel() else memoryview(b"")  # type: ignore[arg-type]
         digest = hashlib.sha256(raw).hexdigest()
@@ -161,6 +179,17 @@ class WeightStore:
     def cast(self, name: str, dtype: torch.dtype) -> None:
         """Read the tensor as `dtype` from now on, converting lazily."""
         self.refs[name] = replace(self.refs[name], cast_to=dtype)
+
+    def unread(self) -> WeightStore:
+        """A store of the same names and types in which no matrix can be read; vectors and numbers still can.
+
+        Passes that only move or join weights run over it at once, whatever the size of the model.
+        """
+        other = self.clone()
+        for name, ref in self.refs.items():
+            if len(ref.shape) > 1:
+                other.refs[name] = replace(ref, path=UNREAD, offset=0, nbytes=0, digest=None)
+        return other
 
     def clone(self) -> WeightStore:
         """A store of the same references and the same directory."""

@@ -100,16 +100,19 @@ def round_to_nearest(
     rows, width = weight.shape
     whole = tensor_scale(weight, form)
     weights = None if importance is None else to_groups(importance.expand(form.rows or rows, width), form)
-    packed, scales, zeros = [], [], []
+    number = find_format(form.type)
+    # Filled piece by piece: results kept between the temporaries of a loop would leave holes as large as the weight.
+    packed = torch.empty(rows, number.packed_width(width), dtype=number.storage)
+    scales, zeros = [], []
     for piece in split_rows(rows, form, width):
         block = weight[piece].to(torch.float32)
         groups = to_groups(block, form)
         grid = fit_grid(groups, form, tensor_scale=whole, search=search, importance=weights, signed=signed)
-        packed.append(grid.number.pack(from_groups(grid.levels(groups), len(block), form)))
+        packed[piece] = number.pack(from_groups(grid.levels(groups), len(block), form))
         scales.append(grid.scale.squeeze(-1))
         zeros.append(grid.zero)
     zero = None if form.symmetric else torch.cat([z.squeeze(-1) for z in zeros if z is not None])
-    return PackedWeight(torch.cat(packed), torch.cat(scales), zero, whole)
+    return PackedWeight(packed, torch.cat(scales), zero, whole)
 
 
 def pack_levels(levels: Tensor, grid: Grid) -> PackedWeight:

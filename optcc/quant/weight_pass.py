@@ -17,7 +17,12 @@ from optcc.recipe.schemes import Scheme, load_scheme
 
 @dataclass(frozen=True)
 class PackingPass(Pass):
-    """A pass that stores weights in schemes, as preflight, the ledger and the limits know it before it has run."""
+    """A pass that stores weights in schemes, as preflight, the ledger and the limits know it before it has run.
+
+    `moves` says why what it packs are other weights than those it found, if they are: the ledger can't compare them.
+    """
+
+    moves: ClassVar[str] = ""
 
     contract: ClassVar[Contract] = kl()
 

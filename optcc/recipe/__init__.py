@@ -10,6 +10,7 @@ from optcc.recipe.schema import (
     ModelOptions,
     PassEntry,
     Recipe,
+    SpeedLimit,
     TargetOptions,
 )
 from optcc.recipe.schemes import ActivationFormat, Scheme, WeightFormat, list_schemes, load_scheme
@@ -25,6 +26,7 @@ __all__ = [
     "PassEntry",
     "Recipe",
     "Scheme",
+    "SpeedLimit",
     "TargetOptions",
     "WeightFormat",
     "Where",

@@ -94,6 +94,8 @@ FIELDS: dict[str, Reader] = {
     "check.classes": readers.list_of(readers.text),
     **{f"check.limits.{metric}": readers.optional(readers.number) for metric in METRICS},
     "check.enabled": readers.flag,
+    "check.speed.requests": readers.whole(1),
+    "check.speed.at-least": readers.number,
 }
 
 

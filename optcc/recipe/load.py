@@ -21,6 +21,7 @@ from optcc.recipe.schema import (
     ModelOptions,
     PassEntry,
     Recipe,
+    SpeedLimit,
     TargetOptions,
 )
 from optcc.recipe.source import Source
@@ -96,7 +97,8 @@ def _build(layer: Layer, root: _Found, extends: tuple[str, ...], base: Path) -> 
 
     # null takes back a limit of a recipe that this one extends.
     limits = {metric: limit for metric, limit in section("check.limits").items() if limit is not None}
-    check = {key: value for key, value in section("check").items() if not key.startswith("limits.")}
+    check = {key: value for key, value in section("check").items() if "." not in key}
+    speed = {key.replace("-", "_"): value for key, value in section("check.speed").items()}
     stages: dict[str, tuple[PassEntry, ...]] = dict.fromkeys(STAGES, ()) | section("passes")
     values = {key: item.value for key, item in layer.items()}
     return Recipe(
@@ -107,7 +109,11 @@ def _build(layer: Layer, root: _Found, extends: tuple[str, ...], base: Path) -> 
         target=TargetOptions(**section("target")),
         passes={name: stages[name] for name in STAGES},
         calibrate=CalibrateOptions(**section("calibrate")),
-        check=CheckOptions(limits={m: limits[m] for m in METRICS if m in limits}, **check),
+        check=CheckOptions(
+            limits={m: limits[m] for m in METRICS if m in limits},
+            speed=SpeedLimit(**speed) if speed else None,
+            **check,
+        ),
         base=base,
     )
 

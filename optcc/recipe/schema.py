@@ -97,6 +97,19 @@ class CalibrateOptions:
 
 
 @dataclass(frozen=True)
+class SpeedLimit:
+    """How fast the artifact must decode.
+
+    Attributes:
+        requests: that decode side by side.
+        at_least: tokens per second of the artifact divided by the original's.
+    """
+
+    requests: int = 1
+    at_least: float = 1.0
+
+
+@dataclass(frozen=True)
 class CheckOptions:
     """What the artifact is compared on, and how far it may be from the original.
 
@@ -107,6 +120,7 @@ class CheckOptions:
         classes: outputs of a function that hold class scores, for which `top1` is measured.
         limits: metric to limit; a metric that is absent takes the quantization scheme's default.
         enabled: false skips the comparison, and the artifact says `unchecked`.
+        speed: None asks for no speed.
     """
 
     data: tuple[str, ...] = ("prose", "code", "chat")
@@ -115,6 +129,12 @@ class CheckOptions:
     classes: tuple[str, ...] = ("logits",)
     limits: Mapping[str, float] = field(default_factory=dict)
     enabled: bool = True
+    speed: SpeedLimit | None = None
+
+    def speed_json(self) -> dict[str, Any]:
+        """The key `speed` as it is written in YAML; nothing where no speed is asked for."""
+        limit = self.speed
+        return {"speed": {"requests": limit.requests, "at-least": limit.at_least}} if limit else {}
 
 
 @dataclass(frozen=True)
@@ -160,5 +180,6 @@ class Recipe:
                 "classes": list(self.check.classes),
                 "limits": dict(sorted(self.check.limits.items())),
                 "enabled": self.check.enabled,
+                **self.check.speed_json(),
             },
         }

@@ -42,6 +42,7 @@ class Awq(WeightPass):
     """
 
     calibrates: ClassVar[bool] = True
+    moves: ClassVar[str] = "its channels were rescaled before it was packed"
     scheme: str = "int4-g64"
     alpha_step: float = 0.1
     clip: bool = False

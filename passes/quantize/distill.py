@@ -66,6 +66,7 @@ class Distill(WeightPass):
 
     farthest: ClassVar[float] = 8.0  # trained weights leave the original's on purpose
     calibrates: ClassVar[bool] = True
+    moves: ClassVar[str] = "it was trained after it was packed"
     start: str = "quantize.linear{search=20}"
     steps: int = 200
     minutes: float = 0.0

@@ -51,7 +51,7 @@ class QuantizeLinear(WeightPass):
             order = {node: i for i, node in enumerate(module.nodes())}
             attach_activations(module, sorted(linears, key=order.__getitem__), scheme.activation)
         for item in selected:
-            packed = round_to_nearest(module.weights[item.name], scheme.weight, search=self.search)
+            packed = round_to_nearest(module.weights.narrow(item.name), scheme.weight, search=self.search)
             attach_weight(module, item, packed, scheme.weight)
         self.note_schemes(module, selected, scheme)
         ctx.note(f"{len(selected)} weights as {scheme.name}, {len(linears)} linears")

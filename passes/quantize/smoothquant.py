@@ -41,6 +41,7 @@ class SmoothQuant(WeightPass):
     """
 
     calibrates: ClassVar[bool] = True
+    moves: ClassVar[str] = "its channels were rescaled before it was packed"
     scheme: str = "int8-channel-a8"
     alpha: float = 0.5
 

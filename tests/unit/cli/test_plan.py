@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,11 +49,94 @@ def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
 def test_prediction_is_near_what_a_compile_makes(cli: Cli, compiled: Path, model: Path, recipe: Path) -> None:
     told = cli("plan", model, recipe, "--json")
     assert told.code == 0
-    predicted = told.data["prediction"]["artifact_bytes"]
+    predicted = told.data["preflight"]["predicted"]
     report = cli("inspect", compiled, "--json").data["report"]
-    assert predicted == pytest.approx(report["artifact_bytes"], rel=0.15)
-    assert told.data["prediction"]["how"]["peak"].startswith("450 MB for the process")
-    assert told.data["prediction"]["peak_bytes"] > 450e6
+    assert predicted["artifact_bytes"] == pytest.approx(report["artifact_bytes"], rel=0.001)
+    assert report["preflight"]["predicted"]["artifact_bytes"] == predicted["artifact_bytes"]
+    assert report["preflight"]["measured"]["artifact_bytes"] == report["artifact_bytes"]
+    assert 0 < report["anonymous_bytes"] <= report["peak_bytes"]
+    assert predicted["context"]["token_bytes"] == 3 * 2 * 2 * 16 * 4
+    assert "nothing stands in the way" in cli("plan", model, recipe, "--preflight").out
+
+
+def test_all_problems_at_once(cli: Cli, model: Path, tmp_path: Path) -> None:
+    """Of the recipe and of the model; each with its code, its place and what to do."""
+    (tmp_path / "odd.yaml").write_text(
+        "version: 1\ndescription: groups of 48\nweight: {type: int8, group: 48}\nactivation: null\nembedding: true\n"
+    )
+    path = tmp_path / "wrong.yaml"
+    path.write_text(
+        "version: 1\nextends: cpu-fp32\npasses:\n"
+        "  quantize: [quantize.linear: {scheme: ./odd.yaml}, quantize.kv: {type: int9}]\n"
+        "  fuse: [fuse.nothing]\n"
+        "check: {data: [./missing.txt, prose]}\n"
+    )
+    told = cli("plan", model, path, "--preflight", "--json")
+    assert told.code == 2
+    found = {p["code"]: p for p in told.data["problems"]}
+    assert set(found) == {"E104", "E106", "E401", "E802"}
+    assert "wrong.yaml:5" in found["E104"]["where"]
+    assert "quantize.linear" in found["E401"]["where"] and "int9" in found["E106"]["what"]
+    assert all(p["hint"] for p in found.values())
+    printed = cli("plan", model, path, "--preflight").err
+    assert all(f"error [{code}]" in printed for code in found)
+
+
+def test_a_configuration_is_enough(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    """Without weights: the same bytes, to what the name and the digest of a model take."""
+    alone = tmp_path / "talker"
+    alone.mkdir()
+    for file in model.iterdir():
+        if file.suffix == ".json":
+            (alone / file.name).write_bytes(file.read_bytes())
+    quantized = ["--set", "passes.quantize=[quantize.linear: {scheme: int4-g32}]"]
+    for setting in ([], quantized):
+        whole, bare = (
+            cli("plan", place, recipe, "--preflight", "--json", *setting).data["preflight"]
+            for place in (model, alone)
+        )
+        assert bare["predicted"]["artifact_bytes"] == whole["predicted"]["artifact_bytes"]
+        assert "no weights" in bare["notes"][0]
+
+
+def test_a_deep_configuration_is_extrapolated(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    """Two shallow captures give what one of all layers gives, but for digits in names."""
+    for layers, folder in ((4, "whole"), (12, "deep")):
+        (tmp_path / folder).mkdir()
+        config = json.loads((model / "config.json").read_text()) | {"num_hidden_layers": layers}
+        if config.get("layer_types"):
+            config["layer_types"] = config["layer_types"][:1] * layers
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+    setting = ["--set", "passes.quantize=[quantize.linear: {scheme: int8-g64}]"]
+
+    def predicted(folder: str) -> dict[str, Any]:
+        data = cli("plan", tmp_path / folder, recipe, "--preflight", "--json", *setting).data
+        return dict(data["preflight"]["predicted"])
+
+    from optcc.compile import extrapolate
+
+    deep = predicted("deep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optcc.compile.survey.MORE", extrapolate.MORE + 100)
+        whole = predicted("deep")
+    assert deep["artifact_bytes"] == pytest.approx(whole["artifact_bytes"], rel=0.002)
+    assert deep["captured_bytes"] == whole["captured_bytes"]
+    assert deep["quantized"] == whole["quantized"]
+    assert deep["context"]["token_bytes"] == whole["context"]["token_bytes"]
+    assert 2.5 < deep["captured_bytes"] / predicted("whole")["captured_bytes"] < 3.0
+
+
+def test_context_that_fits(cli: Cli, model: Path, recipe: Path) -> None:
+    def context(size: str) -> dict[str, int]:
+        data = cli("plan", model, recipe, "--memory", size, "--json").data
+        return dict(data["preflight"]["predicted"]["context"])
+
+    roomy, tight = context("8GB"), context("151MB")
+    assert roomy["longest"] == roomy["limit"] == 128
+    spare = roomy["memory_bytes"] - roomy["serving_bytes"]
+    assert spare - 16 * roomy["token_bytes"] <= roomy["fits"] * roomy["token_bytes"] <= spare
+    assert tight["fits"] < roomy["fits"]
+    assert cli("plan", model, recipe, "--memory", "much").code == 2
 
 
 def test_plan_refuses_what_a_compile_would(cli: Cli, model: Path, recipe: Path) -> None:

@@ -1,0 +1,182 @@
+"""Preflight as a whole: a recipe and a model in; everything that is wrong with them, and what a compile takes, out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from optcc.backends.protocol import Backend
+from optcc.compile.extrapolate import FEW, MORE, extrapolate
+from optcc.compile.plan import Plan, make_plan
+from optcc.compile.prediction import Prediction, predict
+from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
+from optcc.compile.progress import Progress
+from optcc.errors import CannotWrite, NotEnoughMemory, OptccError
+from optcc.frontend import LoadOptions, ModelSource, capture, resolve_shape
+from optcc.frontend.lift import to_module
+from optcc.frontend.model import layer_count
+from optcc.host import memory_bytes
+from optcc.ir.module import Module
+from optcc.pm.context import Context
+from optcc.pm.run import run_pass
+from optcc.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What preflight found.
+
+    Attributes:
+        problems: what a compile would be refused for, in the order in which it would be met.
+        notes: what would be done otherwise than one might think.
+        prediction: None where a problem is in the way.
+    """
+
+    problems: Sequence[OptccError]
+    notes: Sequence[str] = field(default=())
+    prediction: Prediction | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "problems": [dict(p.to_json()) for p in self.problems],
+            "notes": list(self.notes),
+            "predicted": self.prediction.to_json() if self.prediction else None,
+        }
+
+
+def load_options(recipe: Recipe) -> LoadOptions:
+    """The recipe's `model:` section as the front end takes it."""
+    return LoadOptions(**asdict(recipe.model) | {"pooling": recipe.model.pooling or "none"})
+
+
+def captured(source: ModelSource, load: LoadOptions) -> Module:
+    """The model's graph, before any pass."""
+    return to_module(capture(source, load))
+
+
+def survey(
+    model: str, recipe: Recipe, backend: Backend, watch: Progress, *, out: Path, memory: int | None = None
+) -> Survey:
+    """Look for everything at once: what can't be looked at because of one problem is left out, all else is found.
+
+    Args:
+        model: as `compile_model` takes it; a directory with nothing but a `config.json` will do.
+        recipe: resolved.
+        backend: of the recipe.
+        watch: told what happens.
+        out: where the artifact would be.
+        memory: bytes there are for serving; None for what this machine has.
+    """
+    problems = backend_problems(backend)
+    plan = make_plan(recipe, backend, problems)
+    problems += recipe_problems(recipe, plan)
+    watch.stage("resolve")
+    try:
+        load = load_options(recipe)
+        source = resolve_shape(model, load)
+        layers = layer_count(source, load) if source.shape_only else 0
+        if layers > MORE:
+            few, more = (
+                _captured(replace(source, layers=n), recipe, plan, backend, watch, problems, None, memory)
+                for n in (FEW, MORE)
+            )
+            if few.prediction and more.prediction:
+                whole = extrapolate(few.prediction, more.prediction, layers)
+                return replace(more, problems=[*more.problems, *_resources(whole, out)], prediction=whole)
+        return _captured(source, recipe, plan, backend, watch, problems, out, memory)
+    except OptccError as error:
+        return Survey([*problems, error])
+
+
+def _captured(
+    source: ModelSource,
+    recipe: Recipe,
+    plan: Plan,
+    backend: Backend,
+    watch: Progress,
+    problems: Sequence[OptccError],
+    out: Path | None,
+    memory: int | None,
+) -> Survey:
+    """The part of `survey` that needs a graph."""
+    try:
+        load = load_options(recipe)
+        watch.stage("capture")
+        module = captured(source, load)
+        before = module.weight_bytes()
+        watch.stage("canonicalize")
+        ctx = Context(backend.name, base=recipe.base)
+        for step in plan.pipeline.passes[: plan.preflight_at]:
+            run_pass(module, step, ctx, [])
+    except OptccError as error:
+        return Survey([*problems, error])
+    watch.stage("preflight")
+    return look(module, before, source, recipe, plan, backend, problems, out=out, memory=memory)
+
+
+def look(
+    module: Module,
+    captured_bytes: int,
+    source: ModelSource,
+    recipe: Recipe,
+    plan: Plan,
+    backend: Backend,
+    problems: Sequence[OptccError] = (),
+    *,
+    out: Path | None = None,
+    memory: int | None = None,
+) -> Survey:
+    """Preflight of a module that has been captured and canonicalized.
+
+    Args:
+        module: after the first `plan.preflight_at` passes; not changed.
+        captured_bytes: of all weights before any pass.
+        source, recipe, plan, backend: what is compiled.
+        problems: that were found before.
+        out: where the artifact will be; None asks for no space.
+        memory: as of `survey`.
+    """
+    known = {(p.code, p.what) for p in problems}
+    fresh = module_problems(module, backend, plan.stages["quantize"], recipe.base)
+    found = [*problems, *(p for p in fresh if (p.code, p.what) not in known)]
+    decoder: Any = module.attrs.get("decoder") or {}
+    notes = remarks(recipe, source, str(module.attrs["kind"]), decoder.get("max_context"))
+    if found:
+        return Survey(found, notes)
+    try:
+        prediction = predict(module, captured_bytes, source, recipe, plan, backend, memory or memory_bytes())
+    except OptccError as error:
+        return Survey([error], notes)
+    return Survey(_resources(prediction, out), notes, prediction)
+
+
+def _resources(found: Prediction, out: Path | None) -> list[OptccError]:
+    """What the machine hasn't got."""
+    problems: list[OptccError] = []
+    have = memory_bytes()
+    if found.peak.anonymous > have:
+        problems.append(
+            NotEnoughMemory(
+                f"the compile will take an estimated {found.peak.anonymous / 1e9:.1f} GB of memory, "
+                f"this machine has {have / 1e9:.1f} GB",
+                hint="use a machine with more, or lower `check.window`",
+            )
+        )
+    if out is not None:
+        folder = out.resolve()
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if free < found.disk_bytes:
+            problems.append(
+                CannotWrite(
+                    f"the compile will write about {found.disk_bytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
+                    where=str(folder),
+                    hint="free some space, or choose a path on another disk",
+                )
+            )
+    return problems
