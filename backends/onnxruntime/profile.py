@@ -38,7 +38,7 @@ def _one(
     root: Path, spec: Mapping[str, Any], threads: int, batch: Batch, rounds: int, folder: Path
 ) -> StepProfile:
     executor = OnnxExecutor(root, spec, threads)
-    session = open_session(root, threads, str(folder / "events"))
+    session = open_session(root, threads, profile=str(folder / "events"))
     executor._session, executor._binding = session, session.io_binding()
     try:
         executor.bind(int(batch.block_table.max()) + 1)

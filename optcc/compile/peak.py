@@ -133,9 +133,11 @@ def live_bytes(module: Module, item: Selected) -> int:
 def _row_bytes(node: fx.Node) -> int:
     """Of one token's row of a value; nothing of what doesn't grow with the tokens."""
     value = node.meta["val"]
-    if not isinstance(value, torch.Tensor) or all(isinstance(d, int) for d in value.shape):
+    if not isinstance(value, torch.Tensor):
         return 0
-    return value.dtype.itemsize * math.prod(d for d in value.shape if isinstance(d, int))
+    sizes: list[int | torch.SymInt] = list(value.shape)
+    fixed = [d for d in sizes if isinstance(d, int)]
+    return 0 if len(fixed) == len(sizes) else value.dtype.itemsize * math.prod(fixed)
 
 
 def _texts(source: ModelSource) -> int:

@@ -16,8 +16,9 @@ from torch import Tensor
 from optcc.backends.protocol import StoredTensor
 from optcc.errors import ExportRefused, LedgerMismatch
 from optcc.export.stored import StoredWeight, plain_weights, stored_weights
+from optcc.ir.formats.scales import decode_scale
 from optcc.ir.module import Module
-from optcc.ir.ops.quantized import PARTS, decode_scale, dequantize
+from optcc.ir.ops.quantized import PARTS, dequantize
 from optcc.ir.weights import WeightStore
 
 _ELEMENTS = 1 << 18

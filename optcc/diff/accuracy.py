@@ -82,12 +82,13 @@ def paired(
 
     from optcc.accuracy.intervals import Units, ratio_estimate, t_quantile
 
-    pairs = [(t, x, y) for t, (a, b) in enumerate(zip(left, right)) for x, y in zip(a, b)]
-    if not pairs or any(x[metric] is None or y[metric] is None for _, x, y in pairs):
+    pairs = [(x, y) for a, b in zip(left, right) for x, y in zip(a, b)]
+    texts = [t for t, (a, b) in enumerate(zip(left, right)) for _ in zip(a, b)]
+    if not pairs or any(x[metric] is None or y[metric] is None for x, y in pairs):
         return None
-    rows = np.array([x["rows"] for _, x, _ in pairs], np.float64)
-    ours, theirs = (np.array([pair[i][metric] for pair in pairs], np.float64) for i in (1, 2))
-    units = Units(np.arange(len(pairs)), np.array([t for t, *_ in pairs], np.int64))
+    rows = np.array([x["rows"] for x, _ in pairs], np.float64)
+    ours, theirs = (np.array([pair[i][metric] for pair in pairs], np.float64) for i in (0, 1))
+    units = Units(np.arange(len(pairs)), np.array(texts, np.int64))
     estimate = ratio_estimate((theirs - ours) * rows, rows, units)
     known = units.degrees >= 1 and np.isfinite(t_quantile(units.degrees))
     low, high = (estimate.low, estimate.high) if known else (None, None)

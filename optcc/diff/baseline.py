@@ -155,7 +155,7 @@ def _margin(change: AccuracyChange) -> float:
 
 def baseline_rows(found: Comparison) -> list[tuple[str, str, str, str, str]]:
     """Cells of a table: metric, then, now, change with its interval, verdict."""
-    rows = []
+    rows: list[tuple[str, str, str, str, str]] = []
     for row in found.rows:
         show = shown(row.metric) if row.metric != "bytes" else lambda value: f"{value or 0:,.0f}"
         change = f"{row.difference:+.3g}"

@@ -183,7 +183,7 @@ def line_diff(left: Sequence[str], right: Sequence[str]) -> list[str]:
 
 
 def _sizes(left: Artifact, right: Artifact, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
-    sides = []
+    sides: list[dict[str, Any]] = []
     for artifact, report in ((left, a), (right, b)):
         ledger = report.get("ledger", {})
         kv = ledger.get("kv") or {}
@@ -196,7 +196,7 @@ def _sizes(left: Artifact, right: Artifact, a: Mapping[str, Any], b: Mapping[str
                 "a token in the KV cache": kv.get("token_bytes"),
             }
         )
-    return changes(*sides)
+    return changes(sides[0], sides[1])
 
 
 def _speed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:

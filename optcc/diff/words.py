@@ -34,7 +34,8 @@ def change_cells(change: Change) -> tuple[str, str, str, str]:
         left, right = ("–" if s is None else human_bytes(int(s)) for s in sides)
         both = None not in sides
         return change.name, left, right, bytes_delta(int(sides[1] or 0), int(sides[0] or 0)) if both else ""
-    return change.name, *("–" if s is None else s for s in sides), ""
+    left, right = ("–" if s is None else s for s in sides)
+    return change.name, left, right, ""
 
 
 def tensor_rows(found: Sequence[TensorChange]) -> list[tuple[str, str, str, str]]:

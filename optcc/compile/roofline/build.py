@@ -97,7 +97,8 @@ def roofline(
     module = parse_module((root / "model.ir").read_text("utf-8"))
     fitted = [_fitted(load, model.max_context) for load in loads]
     batches = [_batch(load, model) for load in fitted]
-    profiles = list(backend.profile(root, spec, threads, batches, _ROUNDS)) or [None] * len(fitted)
+    measured = backend.profile(root, spec, threads, batches, _ROUNDS)
+    profiles: Sequence[StepProfile | None] = measured or [None] * len(fitted)
     rows: list[Row] = []
     steps: list[dict[str, Any]] = []
     for load, profile in zip(fitted, profiles, strict=True):

@@ -82,7 +82,13 @@ def test_check_measures_again(cli: Cli, compiled: Path, model: Path, tmp_path: P
     told = cli("check", compiled, model, "--data", text, "--tokens", "128", "--limit", "top1=0.5", "--json")
     assert told.code == 0, told
     assert [t["name"] for t in told.data["measurements"]["texts"]] == [str(text)]
-    assert {v["metric"] for v in told.data["gate"]["verdicts"]} == {"kl", "top1", "structure", "rounding", "serving"}
+    assert {v["metric"] for v in told.data["gate"]["verdicts"]} == {
+        "kl",
+        "top1",
+        "structure",
+        "rounding",
+        "serving",
+    }
 
 
 def test_check_is_undecided_about_what_nothing_measures(cli: Cli, compiled: Path, model: Path) -> None:
