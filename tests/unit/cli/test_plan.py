@@ -35,7 +35,7 @@ def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
     data = cli("plan", child, "--set", "check.limits.kl=0.5", "--json").data
     assert {bound["metric"]: (bound["value"], bound["origin"]) for bound in data["limits"]} == {
         "kl": (0.5, "--set"),
-        "top1": (0.93, "scheme int8-g32-a8"),
+        "top1": (0.91, "scheme int8-g32-a8"),
         "nll": (0.5, "recipe ./base.yaml"),
         "greedy": (0.2, "recipe child"),
         "structure": (1e-9, "every decoder"),
