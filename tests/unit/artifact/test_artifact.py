@@ -100,8 +100,8 @@ def test_starting_while_weights_are_hashed(intact: Path, tmp_path: Path) -> None
     def refuse(artifact: Artifact) -> None:
         raise IncompatibleArtifact("no")
 
-    artifact, made = open_and_start(intact, lambda artifact: artifact.spec["vocab"], lambda made: None)
-    assert (artifact.root, made) == (intact, artifact.spec["vocab"])
+    artifact, made = open_and_start(intact, lambda artifact: artifact.spec["layers"], lambda made: None)
+    assert (artifact.root, made) == (intact, artifact.spec["layers"])
     with pytest.raises(IncompatibleArtifact):
         open_and_start(intact, refuse, lambda made: None)
     shutil.copytree(intact, tmp_path / "a")

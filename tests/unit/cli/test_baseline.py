@@ -99,11 +99,11 @@ def test_the_fixture_asserts_in_one_line(pytester: Any, compiled: Path, model: P
             {call}, kl=1e-4, baseline={str(kept)!r})
 
         def test_bad(optcc_check):
-            {call}, nll=-5.0)
+            {call}, ppl_ratio=0.5)
         """
     )
     result = pytester.runpytest_inprocess("-p", "optcc.testing", "--junitxml=out.xml")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*prose: nll <= -5 fail: measured*"])
+    result.stdout.fnmatch_lines(["*prose: ppl_ratio <= 0.5 fail: measured*"])
     names = {p.get("name") for p in ElementTree.parse(pytester.path / "out.xml").iter("property")}
     assert "optcc prose kl" in names
