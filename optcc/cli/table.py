@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from optcc.cli.accuracy_table import print_accuracy
 from optcc.cli.common import human_bytes
 from optcc.cli.display import bytes_delta, human_seconds, new_table, number, section, spread, times
 from optcc.cli.proof_table import print_proof
 from optcc.cli.roofline import print_sentences
+from optcc.report.foretold import foretold
+from optcc.report.sentence import status_of
+from optcc.report.shape import ReportJson
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +61,7 @@ def print_header(console: Console, report: Mapping[str, Any]) -> None:
     """Model, recipe, backend, and how it went."""
     from rich.text import Text
 
-    status = verdict(report)
+    status = status_of(cast(ReportJson, report))
     line = Text()
     line.append(report["model"], style="bold")
     line.append(" → ", style="dim")
@@ -69,15 +72,6 @@ def print_header(console: Console, report: Mapping[str, Any]) -> None:
     console.print()
     console.print(line)
     console.print()
-
-
-def verdict(report: Mapping[str, Any]) -> str:
-    """`ok`, `failed`, `undecided` or `unchecked`."""
-    check, speed = report["check"], report.get("speed_limit")
-    found = str(check["gate"]["status"]) if check else str(report["status"])
-    if speed is None or found == "failed" or speed["outcome"] == "pass":
-        return found
-    return "failed" if speed["outcome"] == "fail" else "undecided"
 
 
 def print_passes(console: Console, report: Mapping[str, Any]) -> None:
@@ -216,5 +210,8 @@ def print_cost(console: Console, report: Mapping[str, Any]) -> None:
     peak, anonymous = human_bytes(report["peak_bytes"]), human_bytes(report["anonymous_bytes"])
     console.print(f"{human_seconds(report['seconds'])} in all: {where}")
     console.print(f"peak memory {peak} with mapped files, {anonymous} without")
+    told = [f"{r.name} {r.predicted} ({r.measured}, {r.error})" for r in foretold(cast(ReportJson, report))]
+    if told:
+        console.print(f"predicted (measured): {', '.join(told)}", style="dim")
     for note in report["host"].get("backend", ()):
         console.print(f"{report['backend']}: {note}")

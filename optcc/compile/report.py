@@ -114,11 +114,12 @@ class Report:
     def _preflight(self) -> dict[str, Any] | None:
         if self.preflight is None:
             return None
+        predicted = self.preflight.get("predicted") or {}
         measured = {
             "artifact_bytes": self.artifact_bytes,
             "peak_bytes": self.peak_bytes,
             "anonymous_bytes": self.anonymous_bytes,
-            "seconds": self.seconds,
+            "seconds": round(sum(self.stages.get(stage, 0.0) for stage in predicted.get("seconds", ())), 3),
         }
         return {**self.preflight, "measured": measured}
 

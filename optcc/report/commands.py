@@ -32,9 +32,9 @@ class Commands:
         return f"optcc inspect {self.artifact}"
 
     @property
-    def weights(self) -> str:
-        """Lists every stored tensor."""
-        return f"optcc inspect {self.artifact} --weights"
+    def ledger(self) -> str:
+        """Lists every weight with its storage and error."""
+        return f"optcc inspect {self.artifact} --ledger"
 
     @property
     def verify(self) -> str:

@@ -1,4 +1,4 @@
-"""The plots of size, time and speed: passes, stages, rates, roofline, and what passes measured themselves."""
+"""The plots of size, time and speed: passes, stages, rates, and what passes measured themselves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from optcc.report.scales import Scale, scale
 from optcc.report.shape import PassJson, ReportJson, SpeedJson
 from optcc.report.svg import RIGHT, WIDTH, Frame, bar, dot, legend, line, picture, rule, text
 
-_ROW = 26
-_NAMES = 150
+ROW, NAMES = 26, 150
+"""Height of a row of bars, and the width left to their names."""
 
 
 def size_figure(report: ReportJson) -> Figure:
@@ -89,49 +89,6 @@ def speed_figures(speed: SpeedJson) -> Iterator[Figure]:
         )
 
 
-def roofline_figures(roofline: Mapping[str, Any]) -> Iterator[Figure]:
-    """Measured time of operators against the time that the machine's limits allow."""
-    rows = [r for r in roofline.get("rows", []) if r.get("measured_ms") and r.get("limit_ms")]
-    if not rows:
-        return
-    longest = sorted(rows, key=lambda r: -r["measured_ms"])[:10]
-    most = max(max(r["measured_ms"], r["limit_ms"]) for r in longest)
-    place, parts = Scale(0, most, _NAMES, WIDTH - 70), []
-    for i, row in enumerate(longest):
-        y, name = 6 + i * _ROW, _short(str(row.get("name") or row.get("op")))
-        words = f"{row.get('name')}: {number(row['measured_ms'])} ms, the limit allows {number(row['limit_ms'])} ms"
-        parts += [
-            text(_NAMES - 8, y + 13, name, "end", "tick"),
-            bar(_NAMES, y, place(row["measured_ms"]) - _NAMES, 16, 0, words, faint=True),
-            bar(_NAMES, y, place(row["limit_ms"]) - _NAMES, 16, 0, words),
-            text(place(row["measured_ms"]) + 6, y + 13, f"{number(row['measured_ms'])} ms", "start", "tick"),
-        ]
-    yield Figure(
-        "Measured time against the limit",
-        picture("Roofline by operator", WIDTH, 12 + _ROW * len(longest), parts),
-        "Dark: the least time that memory bandwidth or arithmetic allow. Light: measured.",
-    )
-    points = [r for r in rows if r.get("bytes") and r.get("operations")]
-    if len(points) >= 2:
-        yield _intensity(points)
-
-
-def _intensity(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The classic roofline: operations per second over operations per byte; limits lie on the roof."""
-    x_of = [r["operations"] / r["bytes"] for r in rows]
-    roof = [r["operations"] / r["limit_ms"] / 1e6 for r in rows]
-    done = [r["operations"] / r["measured_ms"] / 1e6 for r in rows]
-    bottom, top = y_range()
-    y = scale([*roof, *done], bottom, top, log=True)
-    spread = scale(x_of, 0, 1, log=True)
-    x = Scale(spread.low, spread.high, x_scale(0, 1).start, x_scale(0, 1).end, True)
-    frame = Frame("Roofline", x, y, "operations per byte", "10⁹ operations per second")
-    frame.add(line(sorted((x(a), y(b)) for a, b in zip(x_of, roof, strict=True)), 7))
-    for row, a, b in zip(rows, x_of, done, strict=True):
-        frame.add(dot(x(a), y(b), 0, f"{row.get('name')}: {number(b)} of {row.get('bound')} limit"))
-    return Figure("Roofline", frame.draw(), "The line is what this machine allows; a dot is an operator.")
-
-
 def table_figures(passes: Sequence[PassJson]) -> Iterator[Figure]:
     """Plots of what passes measured, where the columns are known: losses over steps, mixtures by size and KL."""
     for done in passes:
@@ -192,16 +149,17 @@ def storage_figure(report: ReportJson) -> Figure:
 def bars(label: str, rows: Sequence[tuple[str, float, str]]) -> Any:
     """Horizontal bars: (name, value, what is written behind)."""
     most = max((value for _, value, _ in rows), default=1.0) or 1.0
-    place, parts = Scale(0, most, _NAMES, WIDTH - 90), []
+    place, parts = Scale(0, most, NAMES, WIDTH - 90), []
     for i, (name, value, words) in enumerate(rows):
-        y = 4 + i * _ROW
+        y = 4 + i * ROW
         parts += [
-            text(_NAMES - 8, y + 14, _short(name), "end", "tick"),
-            bar(_NAMES, y, place(value) - _NAMES, 18, 0, f"{name}: {words}"),
+            text(NAMES - 8, y + 14, shortened(name), "end", "tick"),
+            bar(NAMES, y, place(value) - NAMES, 18, 0, f"{name}: {words}"),
             text(place(value) + 6, y + 14, words, "start", "tick"),
         ]
-    return picture(label, WIDTH, 8 + _ROW * len(rows), parts)
+    return picture(label, WIDTH, 8 + ROW * len(rows), parts)
 
 
-def _short(name: str, most: int = 22) -> str:
+def shortened(name: str, most: int = 22) -> str:
+    """The end of a long name."""
     return name if len(name) <= most else "…" + name[-(most - 1) :]

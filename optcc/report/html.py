@@ -31,8 +31,10 @@ from optcc.numbers import (
 from optcc.report import cost_figures
 from optcc.report.commands import commands
 from optcc.report.figures import Figure, accuracy_figures, layer_errors, limit_strip
+from optcc.report.foretold import foretold
 from optcc.report.grids import Grid, grid
 from optcc.report.proof import proof_rows
+from optcc.report.roofline_figures import machine_pairs, roofline_figures
 from optcc.report.sentence import WORDS, shown, status_of, verdict_sentence
 from optcc.report.shape import EstimateJson, ReportJson
 
@@ -93,7 +95,7 @@ def render_html(report: ReportJson, manifest: Mapping[str, Any] | None = None) -
     }
     ledger_rows = report["ledger"].get("rows") or []
     proof = proof_rows(report.get("proof"))
-    roofline = report.get("roofline") or {}
+    roofline = report.get("roofline")
     context = {
         "report": report,
         "manifest": manifest,
@@ -118,10 +120,14 @@ def render_html(report: ReportJson, manifest: Mapping[str, Any] | None = None) -
         "storage": cost_figures.storage_figure(report),
         "ledger": grid(ledger_rows) if ledger_rows else None,
         "speed": list(cost_figures.speed_figures(report["speed"])) if report["speed"] else [],
-        "roofline": list(cost_figures.roofline_figures(roofline)),
-        "roofline_rows": grid(roofline["rows"]) if roofline.get("rows") else None,
-        "roofline_sentences": roofline.get("sentences", []),
-        "machine": roofline.get("machine", {}),
+        "speed_limit": report.get("speed_limit"),
+        "roofline": roofline,
+        "roofline_figures": list(roofline_figures(roofline)) if roofline else [],
+        "roofline_rows": grid(roofline["rows"]) if roofline and roofline["rows"] else None,
+        "fallbacks": grid(roofline["fallbacks"]) if roofline and roofline["fallbacks"] else None,
+        "machine": machine_pairs(roofline["machine"]) if roofline else [],
+        "foretold": foretold(report),
+        "memory": sorted(report.get("memory", {}).items(), key=lambda item: -item[1]["anonymous"]),
         "stages": cost_figures.stages_figure(report),
     }
     return environment.get_template("report.html.jinja").render(context)

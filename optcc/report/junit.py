@@ -17,7 +17,7 @@ from optcc.numbers import human_bytes, number
 from optcc.report.markdown import limit_text
 from optcc.report.proof import proof_rows
 from optcc.report.sentence import limit_sentence
-from optcc.report.shape import CheckJson, ReportJson
+from optcc.report.shape import CheckJson, ReportJson, VerdictJson
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -41,6 +41,8 @@ def render_junit(report: ReportJson) -> str:
         cases = check_cases(check)
     else:
         cases = [Case("accuracy", "limits", skipped="the recipe turns the check off")]
+    if speed := report.get("speed_limit"):
+        cases.append(_case("speed", speed, report["stages"].get("speed", 0.0)))
     cases += [*_ledger(report), *_fusions(report), *_proof(report.get("proof"))]
     name = f"optcc {report['model']} {report['recipe']} {report['backend']}"
     properties = {**report["digests"], "status": report["status"]}
@@ -51,16 +53,12 @@ def check_cases(check: CheckJson) -> list[Case]:
     """A case for every limit on every text or output; the check's time is divided among them."""
     verdicts, found = check["gate"]["verdicts"], check["measurements"]
     share = (found["original_seconds"] + found["artifact_seconds"]) / max(1, len(verdicts))
-    return [
-        Case(
-            f"accuracy.{v['subject']}",
-            limit_text(v),
-            v["reason"],
-            None if v["outcome"] == "pass" else (v["outcome"], limit_sentence(v)),
-            seconds=share,
-        )
-        for v in verdicts
-    ]
+    return [_case(f"accuracy.{v['subject']}", v, share) for v in verdicts]
+
+
+def _case(group: str, verdict: VerdictJson, seconds: float) -> Case:
+    failure = None if verdict["outcome"] == "pass" else (verdict["outcome"], limit_sentence(verdict))
+    return Case(group, limit_text(verdict), verdict["reason"], failure, seconds=seconds)
 
 
 def _ledger(report: ReportJson) -> list[Case]:

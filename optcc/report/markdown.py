@@ -8,7 +8,7 @@ from typing import Any
 from optcc.numbers import bytes_delta, human_bytes, human_seconds, interval, number, spread, times
 from optcc.report.commands import commands
 from optcc.report.sentence import WORDS, shown, status_of, verdict_sentence
-from optcc.report.shape import CheckJson, ReportJson, VerdictJson
+from optcc.report.shape import CheckJson, ReportJson, RooflineJson, VerdictJson
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "undecided": "❔ undecided"}
 _SIGNS = {"ok": "✅", "failed": "❌", "undecided": "❔", "unchecked": "❔"}
@@ -21,13 +21,22 @@ def render_markdown(report: ReportJson) -> str:
     lines = [f"### {cell(title)}", "", verdict_sentence(report), ""]
     if report["check"]:
         lines += check_lines(report["check"])
+    if speed := report.get("speed_limit"):
+        row = (limit_text(speed), speed["subject"], _measured(speed), MARKS[speed["outcome"]])
+        lines += table(("limit", "on", "measured [95 %]", ""), [row])
     lines += _sizes(report)
     lines += folded("What every pass did", _passes(report))
+    roofline = report.get("roofline")
+    lines += folded("Why it is as fast as it is", [*_sentences(roofline), ""] if roofline else [])
     again = commands(report)
     lines += [f"Again: `{again.check}`; the same bytes: `{again.rebuild}`.", ""]
     digests = report["digests"]
     lines += [f"<sub>artifact {digests['artifact'][:16]}… · model {digests['model'][:16]}…</sub>", ""]
     return "\n".join(lines)
+
+
+def _sentences(roofline: RooflineJson) -> list[str]:
+    return [f"- {cell(sentence)}" for sentence in roofline["sentences"]]
 
 
 def check_lines(check: CheckJson) -> list[str]:

@@ -12,9 +12,18 @@ WORDS = {"ok": "passed", "failed": "failed", "undecided": "undecided", "unchecke
 
 
 def status_of(report: ReportJson) -> str:
-    """`ok`, `failed`, `undecided` or `unchecked`."""
-    check = report["check"]
-    return str(check["gate"]["status"]) if check else str(report["status"])
+    """`ok`, `failed`, `undecided` or `unchecked`; what is asked of speed counts too."""
+    check, speed = report["check"], report.get("speed_limit")
+    found = str(check["gate"]["status"]) if check else str(report["status"])
+    if speed is None or found == "failed" or speed["outcome"] == "pass":
+        return found
+    return "failed" if speed["outcome"] == "fail" else "undecided"
+
+
+def verdicts_of(report: ReportJson) -> list[VerdictJson]:
+    """Every limit: those of the check, and the one on speed."""
+    check, speed = report["check"], report.get("speed_limit")
+    return [*(check["gate"]["verdicts"] if check else ()), *([speed] if speed else ())]
 
 
 def shown(metric: str) -> Callable[[float | None], str]:
@@ -38,7 +47,7 @@ def verdict_sentence(report: ReportJson) -> str:
     check = report["check"]
     if check is None:
         return "Nothing is known of its accuracy: the recipe turns the check off. " + _gain(report)
-    return f"{_limits(check['gate']['verdicts'])} {_measured(check)} {_gain(report)}"
+    return f"{_limits(verdicts_of(report))} {_measured(check)} {_gain(report)}"
 
 
 def _limits(verdicts: Sequence[VerdictJson]) -> str:

@@ -74,6 +74,26 @@ class KvJson(TypedDict):
     plain_token_bytes: int
 
 
+class WeightJson(TypedDict):
+    """One weight: what it was to be stored as, what lies in the file, and how far that is from the original's.
+
+    `error` is the root mean square error relative to the weight's own, `sqnr` the same in dB, `steps` the same in steps
+    of the grid; null where there is nothing to compare with, as `remark` says. `rows` of the weight were compared.
+    """
+
+    name: str
+    scheme: str
+    shape: list[int]
+    stored: str
+    tensors: list[str]
+    bytes: int
+    error: float | None
+    sqnr: float | None
+    steps: float | None
+    rows: int
+    remark: str
+
+
 class LedgerJson(TypedDict):
     """Bytes of weights as captured and as stored; `rows`, where present, has one row per weight."""
 
@@ -84,7 +104,7 @@ class LedgerJson(TypedDict):
     plain_bytes: int
     schemes: NotRequired[list[SchemeJson]]
     kv: NotRequired[KvJson | None]
-    rows: NotRequired[list[dict[str, Any]]]
+    rows: NotRequired[list[WeightJson]]
 
 
 class WindowJson(TypedDict):
@@ -203,6 +223,128 @@ class SpeedJson(TypedDict):
     threads: int
 
 
+class PeakJson(TypedDict):
+    """Highest memory: `resident` counts pages of mapped files, `anonymous` only what no file backs."""
+
+    resident: int
+    anonymous: int
+
+
+class ContextJson(TypedDict):
+    """What a token of the KV cache takes, and how many tokens fit: `fits` of all requests, `longest` of one."""
+
+    token_bytes: int
+    limit: int
+    memory_bytes: int
+    serving_bytes: int
+    fits: int
+    block: int
+    longest: int
+
+
+class PredictedJson(TypedDict):
+    """What preflight said before a weight was read. `seconds` are estimated, by stage; `how` is for people."""
+
+    model: str
+    captured_bytes: int
+    quantized: int
+    artifact_bytes: int
+    peak: PeakJson
+    peak_bytes: int
+    anonymous_bytes: int
+    stages: dict[str, PeakJson]
+    disk_bytes: int
+    seconds: dict[str, float]
+    estimated_seconds: float
+    context: ContextJson | None
+    how: dict[str, str]
+
+
+class MeasuredJson(TypedDict):
+    """The same when the compile was over; `seconds` of the stages that were estimated."""
+
+    artifact_bytes: int
+    peak_bytes: int
+    anonymous_bytes: int
+    seconds: float
+
+
+class ProblemJson(TypedDict):
+    """An error as data."""
+
+    code: str
+    what: str
+    where: str | None
+    hint: str | None
+
+
+class PreflightJson(TypedDict):
+    """What preflight found, predicted beside measured."""
+
+    problems: list[ProblemJson]
+    notes: list[str]
+    predicted: PredictedJson | None
+    measured: MeasuredJson
+
+
+class MachineJson(TypedDict):
+    """What the machine can do at most with `threads`: 10^9 bytes, and 10^9 operations, a second."""
+
+    threads: int
+    read_gb_s: float
+    fp32_gops: float
+    int8_gops: float
+    measured: str
+
+
+class StepJson(TypedDict):
+    """One kind of step: `requests` with `tokens` each, behind `before` others. Times are milliseconds."""
+
+    name: str
+    requests: int
+    tokens: int
+    before: int
+    limit_ms: float
+    measured_ms: float | None
+    share: float | None
+    unexplained_ms: float | None
+
+
+class OperatorsJson(TypedDict):
+    """All operators of one kind in one kind of step (`load`): bytes and operations of all, the time that the machine's
+    limits allow, the time they took, and the former divided by the latter."""
+
+    load: str
+    op: str
+    name: str
+    count: int
+    bytes: int
+    operations: int
+    bound: Literal["memory", "compute"]
+    limit_ms: float
+    measured_ms: float | None
+    share: float | None
+
+
+class FallbackJson(TypedDict):
+    """Operators over quantized weights that have no kernel of their own, and why."""
+
+    name: str
+    kernel: str
+    reason: str
+    count: int
+
+
+class RooflineJson(TypedDict):
+    """Every operator against the limits of the machine, and what follows, in words."""
+
+    machine: MachineJson
+    steps: list[StepJson]
+    rows: list[OperatorsJson]
+    fallbacks: list[FallbackJson]
+    sentences: list[str]
+
+
 class CommandJson(TypedDict):
     """What the compile was asked for, as typed: `options` are the rest of the command line."""
 
@@ -227,13 +369,15 @@ class ReportJson(TypedDict):
     ledger: LedgerJson
     check: CheckJson | None
     speed: SpeedJson | None
+    speed_limit: NotRequired[VerdictJson | None]
+    roofline: NotRequired[RooflineJson | None]
     proof: NotRequired[Any]
-    roofline: NotRequired[Any]
-    preflight: NotRequired[Any]
+    preflight: NotRequired[PreflightJson | None]
     stages: dict[str, float]
     seconds: float
     peak_bytes: int
     anonymous_bytes: int
+    memory: NotRequired[dict[str, PeakJson]]
     artifact_bytes: int
     source_bytes: int
     host: dict[str, Any]

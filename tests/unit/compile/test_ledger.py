@@ -64,7 +64,7 @@ class Faulty(QuantizeLinear):
     def run(self, module: Module, ctx) -> bool:
         {body}
 """
-NOTHING = "self.note_schemes(module, self.select(module, ctx.base), self.load(ctx.base)); return False"
+NOTHING = "self.note_schemes(module, self.select(module, ctx.base), self.load(ctx.base)); return True"
 SPOIL = "super().run(module, ctx)\n        w = module.weights\n        {change}\n        return True"
 FAULTS = {
     "nothing at all": NOTHING,

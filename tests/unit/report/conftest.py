@@ -108,7 +108,10 @@ DECODER: dict[str, Any] = {
         "schemes": [{"scheme": "int4-g64-a8", "weights": 5, "values": 800, "scales": 100}],
         "kv": {"type": "int8", "scale": "float16", "token_bytes": 10, "plain_token_bytes": 40},
         "rows": [
-            {"weight": f"layers.{i}.mlp.up_proj", "bytes": 10 * i, "scheme": "<int4>", "error": 0.1 / (i + 1)}
+            {
+                "name": f"layers.{i}.mlp.up_proj", "scheme": "<int4>", "shape": [8, 4], "stored": "int4 g4", "tensors": [],
+                "bytes": 10 * i, "error": 0.1 / (i + 1), "sqnr": 20.0, "steps": 0.3, "rows": 8, "remark": "",
+            }
             for i in range(5)
         ],
     },
@@ -142,17 +145,45 @@ DECODER: dict[str, Any] = {
         {"pass": "canonicalize.norm", "contract": "exact", "measured": 0.0, "bound": 0.0, "ok": True, "kl": 0.0},
         {"pass": "quantize.gptq", "contract": "kl", "measured": 0.3, "bound": 0.2, "ok": False, "kl": 0.3},
     ],
+    "speed_limit": verdict("speed", 1.5, "pass", estimate(3.0, 0.2)) | {
+        "subject": "decode, 4 requests", "direction": "at-least",
+    },
     "roofline": {
-        "machine": {"bandwidth": "18 GB/s"},
+        "machine": {"threads": 2, "read_gb_s": 18.0, "fp32_gops": 90.0, "int8_gops": 190.0, "measured": "today"},
+        "steps": [
+            {
+                "name": name, "requests": 1, "tokens": 1, "before": 9, "limit_ms": 0.6, "measured_ms": 1.3,
+                "share": 0.46, "unexplained_ms": 0.1,
+            }
+            for name in ("decode, 1 request", "decode, 16 requests")
+        ],
         "rows": [
             {
-                "op": "linear", "name": f"linear {i}", "count": 3, "bytes": 1000 * i, "operations": 4000 * i,
-                "bound": "memory", "limit_ms": 0.1 * i, "measured_ms": 0.2 * i, "share": 0.5,
+                "load": load, "op": "linear", "name": f"linear {i}", "count": 3, "bytes": 1000 * i,
+                "operations": 4000 * i, "bound": "memory", "limit_ms": 0.1 * i, "measured_ms": 0.2 * i, "share": 0.5,
             }
+            for load in ("decode, 1 request", "decode, 16 requests")
             for i in range(1, 4)
         ],
+        "fallbacks": [{"name": "lm_head", "kernel": "MatMulNBits", "reason": "no such width", "count": 1}],
         "sentences": ["three linears take all of it"],
     },
+    "preflight": {
+        "problems": [],
+        "notes": [],
+        "predicted": {
+            "model": "tiny", "captured_bytes": 4000, "quantized": 5, "artifact_bytes": 1990,
+            "peak": {"resident": 9 * 10**8, "anonymous": 10**8}, "peak_bytes": 9 * 10**8, "anonymous_bytes": 10**8,
+            "stages": {"check": {"resident": 9 * 10**8, "anonymous": 10**8}}, "disk_bytes": 5000,
+            "seconds": {"quantize": 8.0}, "estimated_seconds": 8.0, "how": {"check": "texts"},
+            "context": {
+                "token_bytes": 10, "limit": 128, "memory_bytes": 10**10, "serving_bytes": 10**9, "fits": 9 * 10**8,
+                "block": 16, "longest": 128,
+            },
+        },
+        "measured": {"artifact_bytes": 2000, "peak_bytes": 10**9, "anonymous_bytes": 10**8, "seconds": 9.0},
+    },
+    "memory": {"capture": {"resident": 10**8, "anonymous": 10**7}, "check": {"resident": 10**9, "anonymous": 10**8}},
     "stages": {"capture": 1.0, "quantize": 9.0, "plan": 0.01},
     "seconds": 12.0,
     "peak_bytes": 10**9,
@@ -167,7 +198,7 @@ DECODER: dict[str, Any] = {
 }  # fmt: skip
 
 FUNCTION: dict[str, Any] = {
-    **{k: v for k, v in DECODER.items() if k not in ("proof", "roofline", "command", "date")},
+    **{k: v for k, v in DECODER.items() if k not in ("proof", "roofline", "preflight", "memory", "speed_limit", "command", "date")},
     "fusions": [],
     "passes": [],
     "speed": None,

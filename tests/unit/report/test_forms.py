@@ -69,6 +69,7 @@ def test_junit_counts_and_names_every_limit(failed: dict[str, Any]) -> None:
     cases = suite.findall("testcase")
     kinds = {(c.get("classname"), c.get("name")): [e.tag for e in c] for c in cases}
     assert kinds["optcc.accuracy.prose", "kl ≤ 0.05"] == ["failure"]
+    assert kinds["optcc.speed", "speed ≥ 1.5"] == ["system-out"]
     assert kinds["optcc.proof", "quantize.gptq"] == ["failure"]
     assert kinds["optcc.fusions", "ropes"] == ["skipped"]
     assert kinds["optcc.ledger", "5 weights as int4-g64-a8"] == ["system-out"]

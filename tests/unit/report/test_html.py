@@ -49,12 +49,13 @@ def test_every_part_is_there(decoder: dict[str, Any]) -> None:
     page = Page(html)
     assert page.stack == []
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
-    assert {"accuracy", "layers", "passes", "sizes", "speed", "roofline", "cost", "again"} <= page.ids
+    assert {"accuracy", "layers", "passes", "sizes", "speed", "speed-limit", "roofline", "cost", "again"} <= page.ids
     assert page.tags.count("svg") >= 12
     for words in (
-        "All 2 limits hold",
+        "All 3 limits hold",
         "KL by window", "KL by position", "Greedy answers", "Size by pass", "Accuracy by pass",
-        "Proof after every pass", "three linears take all of it", "two users", "rms-norm 5",
+        "Proof after every pass", "190 · 10⁹ operations/s", "decode, 16 requests", "no such width", "layers.4.mlp.up_proj",
+        "+0.5 %", "Highest memory by stage", "128 tokens", "three linears take all of it", "two users", "rms-norm 5",
         "optcc rebuild build/x", "optcc check build/x &#39;a model.gguf&#39;", "33" * 32, "9.9", "torch 2.13",
     ):  # fmt: skip
         assert words in html, words
@@ -99,9 +100,17 @@ def test_a_function_and_missing_parts(function: dict[str, Any]) -> None:
     assert "Nothing is known of its accuracy" in render_html(function)
 
 
+@pytest.mark.parametrize(("outcome", "word"), [("fail", "failed"), ("undecided", "undecided")])
+def test_a_speed_that_is_not_reached(decoder: dict[str, Any], outcome: str, word: str) -> None:
+    decoder["speed_limit"]["outcome"] = outcome
+    html = render_html(decoder)
+    assert f'<strong class="pill">{word}</strong>' in html
+    assert "speed of decode, 4 requests is 3" in html
+
+
 def test_a_failure_says_what_and_by_how_much(failed: dict[str, Any]) -> None:
     html = render_html(failed)
-    assert "1 of 3 limits broken, 2 undecided: kl of prose is 0.08" in html
+    assert "1 of 4 limits broken, 2 undecided: kl of prose is 0.08" in html
     assert "an estimated 9,000 tokens would decide" in html
     assert "not measured" in html
 
