@@ -81,10 +81,12 @@ class StepProfile:
     Attributes:
         seconds: of the whole step.
         nodes: seconds by the name of the graph's node; under the empty name what the runtime added.
+        outside: seconds of a step in no node of the graph: between them, and in what the runtime added.
     """
 
     seconds: float
     nodes: Mapping[str, float]
+    outside: float
 
 
 class Backend(Protocol):

@@ -12,13 +12,14 @@ from dataclasses import replace
 from optcc.compile.prediction import Context, Prediction
 from optcc.memory import Peak
 
-FEW, MORE = 2, 4
-"""Layers of the two: even, so that a pattern of two kinds of layers is the same share of both."""
+def shallow(kinds: int) -> tuple[int, int]:
+    """Layers of the two: 1 and 2 of each kind, so that kinds that take turns have the same share of both."""
+    return kinds, 2 * kinds
 
 
-def extrapolate(few: Prediction, more: Prediction, layers: int) -> Prediction:
-    """What a model of `layers` layers would give, from predictions of FEW and MORE."""
-    steps = (layers - FEW) / (MORE - FEW)
+def extrapolate(few: Prediction, more: Prediction, counts: tuple[int, int], layers: int) -> Prediction:
+    """What a model of `layers` layers would give, from predictions of models with `counts` layers."""
+    steps = (layers - counts[0]) / (counts[1] - counts[0])
 
     def line(a: float, b: float) -> int:
         return round(a + (b - a) * steps)

@@ -19,6 +19,7 @@ from optcc.compile.sketch import Sketch
 from optcc.frontend import ModelSource
 from optcc.frontend.tokenizer import has_tokenizer
 from optcc.ir.module import Module
+from optcc.ir.pattern import normalized
 from optcc.memory import Peak, anonymous_bytes, release, resident_bytes
 from optcc.quant.select import Selected
 from optcc.quant.weight_pass import PackingPass
@@ -44,6 +45,12 @@ _LIBRARIES = 32_000_000
 """Mapped bytes of the runtime's libraries."""
 _STEP_ROWS = 256
 """Rows of logits that the artifact computes at a time (`optcc.compile.gate`)."""
+_LINK_ROWS = 328
+"""Rows of logits that are held while links are measured (`optcc.compile.links`), twice."""
+_LINK_BYTES = 64 << 20
+"""Of them at most."""
+_DEQUANTIZED = 3
+"""Matrices in float32 while the interpreter widens a stored weight: its levels, their steps, their product."""
 
 
 def predict_peaks(
@@ -87,10 +94,12 @@ def predict_peaks(
         stored_files = sum(
             ref.dtype.itemsize * torch.Size(ref.shape).numel() for ref in module.weights.refs.values()
         )
-        work = _RUNTIME + _comparing(drawn.module, module, source, recipe)
+        work = _RUNTIME + max(
+            _comparing(drawn.module, module, source, recipe), _linking(drawn.module, source)
+        )
         add(
             "check",
-            "runtime, texts, one window of the original and its logits",
+            "runtime, texts, and one window of both sides with its logits, or the largest weight widened",
             work,
             stored_files + drawn.weights_bytes + _LIBRARIES,
         )
@@ -161,6 +170,22 @@ def _comparing(final: Module, module: Module, source: ModelSource, recipe: Recip
     layer = 3 * heads * rows * rows + 3 * rows * widest
     narrow = any(ref.cast_to is not None and len(ref.shape) > 1 for ref in module.weights.refs.values())
     return 4 * (logits + layer) + _texts(source) + _WIDENED * narrow
+
+
+def _linking(final: Module, source: ModelSource) -> int:
+    """Anonymous bytes of measuring the links from original to artifact: logits of both sides, and the largest weight that
+    the interpreter widens."""
+    decoder = final.attrs.get("decoder")
+    if not isinstance(decoder, dict):
+        return 0
+    logits = min(_LINK_BYTES, 4 * _LINK_ROWS * int(decoder["vocab"]))
+    return 2 * logits + _DEQUANTIZED * 4 * _largest(final) + _texts(source)
+
+
+def _largest(final: Module) -> int:
+    """Values of the largest weight that is stored quantized and multiplied by."""
+    found = (normalized(node)[0] for node in final.find(torch.ops.optcc.quantized_linear.default))
+    return max((int(v[1].meta["val"].shape[0]) * int(v[0].meta["val"].shape[-1]) for v in found), default=0)
 
 
 def serving_bytes(drawn: Sketch, spec: ModelSpec) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optcc.backends.protocol import Backend
-from optcc.compile.extrapolate import FEW, MORE, extrapolate
+from optcc.compile.extrapolate import extrapolate, shallow
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.prediction import Prediction, predict
 from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
@@ -78,14 +78,15 @@ def survey(
     try:
         load = load_options(recipe)
         source = resolve_shape(model, load)
-        layers = layer_count(source, load) if source.shape_only else 0
-        if layers > MORE:
+        layers, kinds = layer_count(source, load) if source.shape_only else (0, 0)
+        counts = shallow(kinds)
+        if layers > counts[1]:
             few, more = (
                 _captured(replace(source, layers=n), recipe, plan, backend, watch, problems, None, memory)
-                for n in (FEW, MORE)
+                for n in counts
             )
             if few.prediction and more.prediction:
-                whole = extrapolate(few.prediction, more.prediction, layers)
+                whole = extrapolate(few.prediction, more.prediction, counts, layers)
                 return replace(more, problems=[*more.problems, *_resources(whole, out)], prediction=whole)
         return _captured(source, recipe, plan, backend, watch, problems, out, memory)
     except OptccError as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optcc.export.stored import StoredWeight
 from optcc.ir.module import Module
-from optcc.quant.rounding import round_to_nearest, unpacked
+from optcc.quant.rounding import round_to_nearest, split_rows, unpacked
 from optcc.recipe.schemes import WeightFormat
 
 
@@ -37,14 +37,23 @@ def weight_error(weight: StoredWeight, module: Module, original: Tensor) -> Weig
         module: what holds it.
         original: [O, K], any floating type.
     """
-    wanted = original.float()
-    nearest = unpacked(round_to_nearest(wanted, weight.form), weight.form)
-    found = _by_group((weight.dequantized(module) - wanted).square(), weight.form)
-    least = _by_group((nearest - wanted).square(), weight.form)
-    # What its format holds exactly still may be off by a thousandth of its size.
-    least = torch.maximum(least, _by_group(wanted.square(), weight.form) * 1e-6 + 1e-20)
+    # A piece at a time: an embedding with all that is compared here takes many times its own size.
+    whole = [slice(0, weight.rows)]  # what one scale of the whole weight multiplies can't be rounded in pieces
+    pieces = whole if weight.form.two_level else split_rows(weight.rows, weight.form, weight.width)
+    sums = [_squares(weight, module, original[piece].float(), piece) for piece in pieces]
+    found, least = (torch.cat(side) for side in zip(*sums, strict=True))
     ratios = [(found.sum(dims) / least.sum(dims)).sqrt().max() for dims in ((0, 1), (0,), (1,))]
     return WeightError(weight.name, float(ratios[0]), float(torch.stack(ratios).max()))
+
+
+def _squares(weight: StoredWeight, module: Module, wanted: Tensor, piece: slice) -> tuple[Tensor, Tensor]:
+    """Squared errors of some rows by group [n, groups]: as stored, and as rounding to nearest would leave them."""
+    form = weight.form
+    found = _by_group((weight.values(module, piece) - wanted).square(), form)
+    nearest = unpacked(round_to_nearest(wanted, form), form)
+    least = _by_group((nearest - wanted).square(), form)
+    # What its format holds exactly still may be off by a thousandth of its size.
+    return found, torch.maximum(least, _by_group(wanted.square(), form) * 1e-6 + 1e-20)
 
 
 def _by_group(squares: Tensor, form: WeightFormat) -> Tensor:

@@ -94,11 +94,18 @@ class StoredWeight:
 
     def dequantized(self, module: Module) -> Tensor:
         """Its values, float32 [O, K]."""
+        return self.values(module, slice(0, self.rows))
+
+    def values(self, module: Module, piece: slice) -> Tensor:
+        """Values of some rows, float32 [n, K]; the first must begin a block of rows that share scales."""
         packed, scale, zero, whole = (self.part(module, part) for part in PARTS)
         assert packed is not None
         assert scale is not None
+        block = self.form.rows or self.rows
+        blocks = slice(piece.start // block, -(-piece.stop // block))
         layout = (self.form.type, self.form.group, self.form.rows)
-        return dequantize(packed, scale, zero, whole, *layout, torch.float32)
+        shift = None if zero is None else zero[blocks]
+        return dequantize(packed[piece], scale[blocks], shift, whole, *layout, torch.float32)
 
 
 def stored_weights(module: Module) -> list[StoredWeight]:

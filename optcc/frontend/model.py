@@ -58,11 +58,13 @@ def load_config(directory: Path, options: LoadOptions) -> Any:
     return config
 
 
-def layer_count(source: ModelSource, options: LoadOptions) -> int:
-    """Layers of a decoder that the configuration asks for; 0 of anything else."""
+def layer_count(source: ModelSource, options: LoadOptions) -> tuple[int, int]:
+    """Layers of a decoder that the configuration asks for, 0 of anything else; and how many kinds of them it names."""
     assert source.directory is not None
     config = load_config(source.directory, options)
-    return int(config.num_hidden_layers) if model_kind(config) == "decoder" else 0
+    if model_kind(config) != "decoder":
+        return 0, 0
+    return int(config.num_hidden_layers), max(1, len(set(getattr(config, "layer_types", None) or ())))
 
 
 def shorten(config: Any, layers: int) -> None:

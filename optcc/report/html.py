@@ -46,6 +46,9 @@ _OPERATORS = {
     "ropes": "rotary embedding",
     "gated_mlps": "gated MLP",
 }
+_LEDGER = ("name", "scheme", "stored", "bytes", "error", "sqnr", "steps", "shape", "rows", "remark", "tensors")
+_OPERATIONS = ("load", "op", "name", "count", "measured_ms", "limit_ms", "share", "bound", "bytes", "operations")
+"""Columns in their order: a report that was read back has its keys sorted."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,12 @@ def render_html(report: ReportJson, manifest: Mapping[str, Any] | None = None) -
         "pass_tables": _tables(report),
         "operators": _OPERATORS,
         "storage": cost_figures.storage_figure(report),
-        "ledger": grid(ledger_rows) if ledger_rows else None,
+        "ledger": grid(ledger_rows, _LEDGER) if ledger_rows else None,
         "speed": list(cost_figures.speed_figures(report["speed"])) if report["speed"] else [],
         "speed_limit": report.get("speed_limit"),
         "roofline": roofline,
         "roofline_figures": list(roofline_figures(roofline)) if roofline else [],
-        "roofline_rows": grid(roofline["rows"]) if roofline and roofline["rows"] else None,
+        "roofline_rows": grid(roofline["rows"], _OPERATIONS) if roofline and roofline["rows"] else None,
         "fallbacks": grid(roofline["fallbacks"]) if roofline and roofline["fallbacks"] else None,
         "machine": machine_pairs(roofline["machine"]) if roofline else [],
         "foretold": foretold(report),

@@ -12,6 +12,8 @@ from optcc.report.shape import MachineJson, OperatorsJson, RooflineJson
 from optcc.report.svg import SERIES, WIDTH, Frame, bar, dot, legend, line, picture, text
 
 _LONGEST = 8
+_WORTH_A_DOT = 0.005
+"""Share of a step that an operator takes; smaller ones would only stretch the plot."""
 
 
 def roofline_figures(roofline: RooflineJson) -> Iterator[Figure]:
@@ -25,7 +27,8 @@ def roofline_figures(roofline: RooflineJson) -> Iterator[Figure]:
                 f"{number(step['measured_ms'])} ms, all limits come to {number(step['limit_ms'])} ms."
             )
             yield Figure(step["name"], _times(step["name"], own), told)
-    points = [row for row in rows if row["operations"] and row["bytes"]]
+    least = {step["name"]: _WORTH_A_DOT * (step["measured_ms"] or 0.0) for step in roofline["steps"]}
+    points = [r for r in rows if r["operations"] and r["bytes"] and (r["measured_ms"] or 0.0) >= least[r["load"]]]
     if len(points) >= 2:
         yield _roof(roofline["machine"], points, [step["name"] for step in roofline["steps"]])
 
@@ -53,12 +56,18 @@ def _times(label: str, rows: Sequence[OperatorsJson]) -> object:
             f"{number(row['limit_ms'])} ms, {100 * (row['share'] or 0.0):.0f} % of it reached"
         )
         parts += [
-            text(NAMES - 8, y + 13, shortened(row["name"] or row["op"]), "end", "tick"),
+            text(NAMES - 8, y + 13, _short(row), "end", "tick"),
             bar(NAMES, y, place(took) - NAMES, 16, 0, words, faint=True),
             bar(NAMES, y, place(row["limit_ms"]) - NAMES, 16, 0, words),
-            text(place(took) + 6, y + 13, f"{number(took)} ms", "start", "tick"),
+            text(place(max(took, row["limit_ms"])) + 6, y + 13, f"{number(took)} ms", "start", "tick"),
         ]
     return picture(f"Operators of {label}", WIDTH, 12 + ROW * len(longest), parts)
+
+
+def _short(row: OperatorsJson) -> str:
+    """`gate_up_proj`; of an operator without weights what it is."""
+    name = row["name"].rpartition(".")[2] or row["op"].partition(" ")[0].replace("_", " ")
+    return shortened(name, 18)
 
 
 def _roof(machine: MachineJson, rows: Sequence[OperatorsJson], loads: Sequence[str]) -> Figure:

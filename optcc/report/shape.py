@@ -298,7 +298,8 @@ class MachineJson(TypedDict):
 
 
 class StepJson(TypedDict):
-    """One kind of step: `requests` with `tokens` each, behind `before` others. Times are milliseconds."""
+    """One kind of step: `requests` with `tokens` each, behind `before` others. Times are milliseconds; of a step
+    `unexplained_ms` are spent between operators and in those that the runtime added."""
 
     name: str
     requests: int

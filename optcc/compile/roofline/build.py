@@ -181,7 +181,7 @@ def _step(load: Load, rows: Sequence[Row], profile: StepProfile | None) -> dict[
         "limit_ms": limit,
         "measured_ms": measured,
         "share": limit / measured if measured else None,
-        "unexplained_ms": None if measured is None else measured - sum(r.measured_ms or 0.0 for r in rows),
+        "unexplained_ms": None if profile is None else 1e3 * profile.outside,
     }
 
 

@@ -113,11 +113,9 @@ def test_a_deep_configuration_is_extrapolated(cli: Cli, model: Path, recipe: Pat
         data = cli("plan", tmp_path / folder, recipe, "--preflight", "--json", *setting).data
         return dict(data["preflight"]["predicted"])
 
-    from optcc.compile import extrapolate
-
     deep = predicted("deep")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optcc.compile.survey.MORE", extrapolate.MORE + 100)
+        patch.setattr("optcc.compile.survey.shallow", lambda kinds: (1, 100))
         whole = predicted("deep")
     assert deep["artifact_bytes"] == pytest.approx(whole["artifact_bytes"], rel=0.002)
     assert deep["captured_bytes"] == whole["captured_bytes"]

@@ -96,6 +96,7 @@ def test_events_are_medians_of_the_last_runs() -> None:
     assert found.seconds == pytest.approx(90e-6)
     assert found.nodes["linear"] == pytest.approx(21e-6)
     assert found.nodes[""] == 0, "in one of three runs"
+    assert found.outside == pytest.approx(69e-6), "79, 59 and 69 of 90 in the last three"
 
 
 def test_limits_are_measured_once_a_day(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ from optcc.recipe.schemes import WeightFormat
 FORM = WeightFormat("int4", 32)
 
 
-def measured(packed: PackedWeight, original: torch.Tensor) -> tuple[float, float]:
+def measured(
+    packed: PackedWeight, original: torch.Tensor, form: WeightFormat = FORM
+) -> tuple[float, float]:
     module = Module()
     for part, tensor in packed.tensors().items():
         module.weights.put(f"w.{part}", tensor)
     rows, width = original.shape
-    stored = StoredWeight("w", FORM, rows, width, None, True, False, "w")
+    stored = StoredWeight("w", form, rows, width, None, True, False, "w")
     found = weight_error(stored, module, original)
     return found.whole, found.worst
 
@@ -55,3 +57,14 @@ def test_what_the_format_holds_exactly_may_not_be_off() -> None:
     packed = round_to_nearest(original, FORM)
     assert measured(packed, original)[1] <= 1.0
     assert measured(dataclasses.replace(packed, scale=packed.scale * 1.1), original)[1] > 50.0
+
+
+@pytest.mark.parametrize("form", [FORM, WeightFormat("int8", 64, rows=128), WeightFormat("e4m3", 0, rows=0)])
+def test_pieces_add_up(form: WeightFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large weight is compared piece by piece, with the scales of each piece's own rows."""
+    original = torch.randn(300, 128, generator=torch.Generator().manual_seed(3))
+    packed = round_to_nearest(original * 1.01, form)
+    whole = measured(packed, original, form)
+    monkeypatch.setattr("optcc.quant.rounding._ELEMENTS_AT_ONCE", 128 * 128)
+    assert measured(packed, original, form) == pytest.approx(whole, rel=1e-6)
+    assert 1.0 < whole[0] < 20.0
