@@ -12,6 +12,7 @@ from dataclasses import replace
 from optcc.compile.prediction import Context, Prediction
 from optcc.memory import Peak
 
+
 def shallow(kinds: int) -> tuple[int, int]:
     """Layers of the two: 1 and 2 of each kind, so that kinds that take turns have the same share of both."""
     return kinds, 2 * kinds

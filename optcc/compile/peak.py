@@ -173,12 +173,12 @@ def _comparing(final: Module, module: Module, source: ModelSource, recipe: Recip
 
 
 def _linking(final: Module, source: ModelSource) -> int:
-    """Anonymous bytes of measuring the links from original to artifact: logits of both sides, and the largest weight that
-    the interpreter widens."""
+    """Anonymous bytes of measuring the links from original to artifact: logits of both sides, and the largest weight
+    that the interpreter widens."""
     decoder = final.attrs.get("decoder")
     if not isinstance(decoder, dict):
         return 0
-    logits = min(_LINK_BYTES, 4 * _LINK_ROWS * int(decoder["vocab"]))
+    logits = min(_LINK_BYTES, 4 * _LINK_ROWS * int(decoder["vocab"]))  # type: ignore[arg-type]
     return 2 * logits + _DEQUANTIZED * 4 * _largest(final) + _texts(source)
 
 

@@ -99,9 +99,7 @@ def judge_speed(pair: Pair, limit: SpeedLimit) -> Verdict:
     middle = sum(ratios) / len(ratios)
     variance = sum((r - middle) ** 2 for r in ratios) / (len(ratios) - 1)
     half = t_quantile(len(ratios) - 1) * math.sqrt(variance / len(ratios))
-    measured = Estimate(
-        math.exp(middle), math.exp(middle - half), math.exp(middle + half), len(ratios), "t"
-    )
+    measured = Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half), len(ratios), "t")
     bound = Limit("speed", limit.at_least, "at-least")
     return Verdict(f"decode, {limit.requests} requests", bound, measured, outcome(bound, measured))
 

@@ -38,7 +38,9 @@ def weight_error(weight: StoredWeight, module: Module, original: Tensor) -> Weig
         original: [O, K], any floating type.
     """
     # A piece at a time: an embedding with all that is compared here takes many times its own size.
-    whole = [slice(0, weight.rows)]  # what one scale of the whole weight multiplies can't be rounded in pieces
+    whole = [
+        slice(0, weight.rows)
+    ]  # what one scale of the whole weight multiplies can't be rounded in pieces
     pieces = whole if weight.form.two_level else split_rows(weight.rows, weight.form, weight.width)
     sums = [_squares(weight, module, original[piece].float(), piece) for piece in pieces]
     found, least = (torch.cat(side) for side in zip(*sums, strict=True))

@@ -37,13 +37,23 @@ def foretold(report: ReportJson) -> list[Foretold]:
 
     rows = [
         row("artifact", predicted["artifact_bytes"], measured["artifact_bytes"], human_bytes),
-        row("memory that no file backs", predicted["anonymous_bytes"], measured["anonymous_bytes"], human_bytes),
+        row(
+            "memory that no file backs",
+            predicted["anonymous_bytes"],
+            measured["anonymous_bytes"],
+            human_bytes,
+        ),
         row("memory with mapped files", predicted["peak_bytes"], measured["peak_bytes"], human_bytes),
     ]
     # Passes that came from the cache took no time.
     if not any(done["cached"] for done in report["passes"]):
         stages = ", ".join(predicted["seconds"])
         rows.append(
-            row(f"time of {stages} (estimated)", predicted["estimated_seconds"], measured["seconds"], human_seconds)
+            row(
+                f"time of {stages} (estimated)",
+                predicted["estimated_seconds"],
+                measured["seconds"],
+                human_seconds,
+            )
         )
     return rows

@@ -32,7 +32,9 @@ class Grid:
 def grid(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ("weight", "name", "step")) -> Grid:
     """Rows of plain data as a table: columns in the order they come up, names of things at the front; a column in which
     no row has anything is left out."""
-    names = list(dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "", [])))
+    names = list(
+        dict.fromkeys(key for row in rows for key, value in row.items() if value not in (None, "", []))
+    )
     names.sort(key=lambda name: (name not in first, list(first).index(name) if name in first else 0))
     numeric = tuple(all(_is_number(row.get(n)) or row.get(n) is None for row in rows) for n in names)
     return Grid(

@@ -46,8 +46,31 @@ _OPERATORS = {
     "ropes": "rotary embedding",
     "gated_mlps": "gated MLP",
 }
-_LEDGER = ("name", "scheme", "stored", "bytes", "error", "sqnr", "steps", "shape", "rows", "remark", "tensors")
-_OPERATIONS = ("load", "op", "name", "count", "measured_ms", "limit_ms", "share", "bound", "bytes", "operations")
+_LEDGER = (
+    "name",
+    "scheme",
+    "stored",
+    "bytes",
+    "error",
+    "sqnr",
+    "steps",
+    "shape",
+    "rows",
+    "remark",
+    "tensors",
+)
+_OPERATIONS = (
+    "load",
+    "op",
+    "name",
+    "count",
+    "measured_ms",
+    "limit_ms",
+    "share",
+    "bound",
+    "bytes",
+    "operations",
+)
 """Columns in their order: a report that was read back has its keys sorted."""
 
 

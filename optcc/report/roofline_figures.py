@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from markupsafe import Markup
+
 from optcc.numbers import human_rate, number
 from optcc.report.cost_figures import NAMES, ROW, shortened
 from optcc.report.figures import Figure, x_scale, y_range
@@ -28,7 +30,9 @@ def roofline_figures(roofline: RooflineJson) -> Iterator[Figure]:
             )
             yield Figure(step["name"], _times(step["name"], own), told)
     least = {step["name"]: _WORTH_A_DOT * (step["measured_ms"] or 0.0) for step in roofline["steps"]}
-    points = [r for r in rows if r["operations"] and r["bytes"] and (r["measured_ms"] or 0.0) >= least[r["load"]]]
+    points = [
+        r for r in rows if r["operations"] and r["bytes"] and (r["measured_ms"] or 0.0) >= least[r["load"]]
+    ]
     if len(points) >= 2:
         yield _roof(roofline["machine"], points, [step["name"] for step in roofline["steps"]])
 
@@ -44,7 +48,7 @@ def machine_pairs(machine: MachineJson) -> list[tuple[str, str]]:
     ]
 
 
-def _times(label: str, rows: Sequence[OperatorsJson]) -> object:
+def _times(label: str, rows: Sequence[OperatorsJson]) -> Markup:
     """Bars of the operators that take longest."""
     longest = sorted(rows, key=lambda row: -(row["measured_ms"] or 0.0))[:_LONGEST]
     most = max(max(row["measured_ms"] or 0.0, row["limit_ms"]) for row in longest)
@@ -88,9 +92,14 @@ def _roof(machine: MachineJson, rows: Sequence[OperatorsJson], loads: Sequence[s
     for name, flat in zip(names, flats, strict=False):
         frame.add(text(x(right) - 4, y(flat) + (14 if name == "float32" else -5), name, "end", "tick"))
     for row, at, rate in done:
-        words = f"{row['load']}: {row['count']} x {row['op']} {row['name']}, {100 * (row['share'] or 0.0):.0f} % of its {row['bound']} limit"
+        words = (
+            f"{row['load']}: {row['count']} x {row['op']} {row['name']}, {100 * (row['share'] or 0.0):.0f} % of its "
+            f"{row['bound']} limit"
+        )
         frame.add(dot(x(at), y(rate), loads.index(row["load"]), words))
-    told = "A dot is a kind of operator; the lines are what memory (rising) and arithmetic (level) allow on this machine."
+    told = (
+        "A dot is a kind of operator; the lines are what memory (rising) and arithmetic (level) allow here."
+    )
     return Figure("Roofline", frame.draw(), told, legend(loads))
 
 

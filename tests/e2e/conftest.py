@@ -46,6 +46,19 @@ class Compiled:
         return sum(p.stat().st_size for p in self.root.rglob("*") if p.is_file())
 
 
+def hold_prediction(report: dict[str, Any]) -> None:
+    """What preflight said of a compile's bytes and memory must be near what was measured."""
+    predicted, measured = report["preflight"]["predicted"], report["preflight"]["measured"]
+    assert predicted["artifact_bytes"] == pytest.approx(measured["artifact_bytes"], rel=0.02)
+    for key in ("anonymous_bytes", "peak_bytes"):
+        print(f"{key}: predicted {predicted[key] / 1e6:.0f} MB, measured {measured[key] / 1e6:.0f} MB")
+        assert predicted[key] == pytest.approx(measured[key], rel=0.15), (
+            key,
+            predicted["how"],
+            report["memory"],
+        )
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a lock that other test processes wait for."""

@@ -20,6 +20,7 @@ import pytest
 
 from optcc.artifact import TensorSource
 from optcc.artifact.weights import write_safetensors
+from tests.e2e.conftest import hold_prediction
 
 INTERVAL = 0.05
 """Seconds between two samples."""
@@ -126,7 +127,7 @@ def watched(command: Sequence[str], log: Path) -> tuple[int, list[tuple[float, i
 
 
 def peak_of_compile(size: Size, folder: Path) -> tuple[int, int]:
-    """Parameters of a random model, and the highest anonymous memory of its compile."""
+    """Parameters of a random model, and the highest anonymous memory of its compile, which must have been predicted."""
     parameters = save(size, folder / "model")
     command = [sys.executable, "-m", "optcc", "compile", str(folder / "model"), "cpu-int8"]
     command += ["-o", str(folder / "out"), "--cache", str(folder / "cache"), "--no-speed", "--json"]
@@ -135,6 +136,7 @@ def peak_of_compile(size: Size, folder: Path) -> tuple[int, int]:
         command += ["--set", f"check.{setting}"]
     code, samples = watched(command, folder / "log")
     assert code == 0, (folder / "log").read_text()[-3000:]
+    hold_prediction(json.loads((folder / "out" / "report" / "report.json").read_text()))
     at, highest = max(samples, key=lambda sample: sample[1])
     print(
         f"{parameters / 1e6:.0f}M parameters: {highest / 1e6:.0f} MB anonymous at {at:.0f} s of {samples[-1][0]:.0f}"

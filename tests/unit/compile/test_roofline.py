@@ -44,7 +44,9 @@ def test_work_of_a_step(artifact: Artifact) -> None:
     found = works(module, Step(requests=3, tokens=2, length=10), block=16)
     qkv = next(w for w in found if w.weight.endswith("0.self_attn.qkv_proj.weight"))
     assert qkv.operations == 2 * 6 * (64 + 32 + 32) * 64
-    assert qkv.bytes == 128 * 64 + 128 * 4 + 128 * 4 + 4 * 6 * (64 + 128), "values, scales, bias, input and output"
+    assert qkv.bytes == 128 * 64 + 128 * 4 + 128 * 4 + 4 * 6 * (64 + 128), (
+        "values, scales, bias, input and output"
+    )
     assert qkv.integer and qkv.form == "int8"
     head = [w for w in found if w.operator == "quantized_linear"][-1]
     assert head.operations == 2 * 3 * 160 * 64, "logits of one row for each request"

@@ -16,9 +16,7 @@ from optcc.recipe.schemes import WeightFormat
 FORM = WeightFormat("int4", 32)
 
 
-def measured(
-    packed: PackedWeight, original: torch.Tensor, form: WeightFormat = FORM
-) -> tuple[float, float]:
+def measured(packed: PackedWeight, original: torch.Tensor, form: WeightFormat = FORM) -> tuple[float, float]:
     module = Module()
     for part, tensor in packed.tensors().items():
         module.weights.put(f"w.{part}", tensor)

@@ -109,8 +109,8 @@ DECODER: dict[str, Any] = {
         "kv": {"type": "int8", "scale": "float16", "token_bytes": 10, "plain_token_bytes": 40},
         "rows": [
             {
-                "name": f"layers.{i}.mlp.up_proj", "scheme": "<int4>", "shape": [8, 4], "stored": "int4 g4", "tensors": [],
-                "bytes": 10 * i, "error": 0.1 / (i + 1), "sqnr": 20.0, "steps": 0.3, "rows": 8, "remark": "",
+                "name": f"layers.{i}.mlp.up_proj", "scheme": "<int4>", "shape": [8, 4], "stored": "int4 g4",
+                "tensors": [], "bytes": 10 * i, "error": 0.1 / (i + 1), "sqnr": 20.0, "steps": 0.3, "rows": 8, "remark": "",
             }
             for i in range(5)
         ],
@@ -197,8 +197,13 @@ DECODER: dict[str, Any] = {
     "digests": {"model": "11" * 32, "sources": "22" * 32, "artifact": "33" * 32},
 }  # fmt: skip
 
+ABSENT = ("proof", "roofline", "preflight", "memory", "speed_limit", "command", "date")
 FUNCTION: dict[str, Any] = {
-    **{k: v for k, v in DECODER.items() if k not in ("proof", "roofline", "preflight", "memory", "speed_limit", "command", "date")},
+    **{
+        k: v
+        for k, v in DECODER.items()
+        if k not in ("proof", "roofline", "preflight", "memory", "speed_limit", "command", "date")
+    },
     "fusions": [],
     "passes": [],
     "speed": None,

@@ -49,12 +49,23 @@ def test_every_part_is_there(decoder: dict[str, Any]) -> None:
     page = Page(html)
     assert page.stack == []
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
-    assert {"accuracy", "layers", "passes", "sizes", "speed", "speed-limit", "roofline", "cost", "again"} <= page.ids
+    assert {
+        "accuracy",
+        "layers",
+        "passes",
+        "sizes",
+        "speed",
+        "speed-limit",
+        "roofline",
+        "cost",
+        "again",
+    } <= page.ids
     assert page.tags.count("svg") >= 12
     for words in (
         "All 3 limits hold",
         "KL by window", "KL by position", "Greedy answers", "Size by pass", "Accuracy by pass",
-        "Proof after every pass", "190 · 10⁹ operations/s", "decode, 16 requests", "no such width", "layers.4.mlp.up_proj",
+        "Proof after every pass", "190 · 10⁹ operations/s", "decode, 16 requests", "no such width",
+        "layers.4.mlp.up_proj",
         "+0.5 %", "Highest memory by stage", "128 tokens", "three linears take all of it", "two users", "rms-norm 5",
         "optcc rebuild build/x", "optcc check build/x &#39;a model.gguf&#39;", "33" * 32, "9.9", "torch 2.13",
     ):  # fmt: skip
