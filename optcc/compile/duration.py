@@ -1,6 +1,6 @@
 """How long a compile will probably take: counted work, divided by rates measured on this machine just now.
 
-An estimate, good to a factor of two: it knows nothing of what else the machine does, and a pass may search.
+An estimate: it knows nothing of what else the machine will do, and a pass may search.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from optcc.recipe.schemes import WeightFormat
 _SIDE = 768
 _GREEDY = 24 * 2
 """Steps of the check's greedy answers that read all weights: the original's and the artifact's."""
+_LINKED = 8 * 328
+"""Tokens that the check's links take through one side or the other (`optcc.compile.links`)."""
 _LINEAR = torch.ops.aten.linear.default
 
 
@@ -47,7 +49,8 @@ def predict_seconds(module: Module, drawn: Sketch, recipe: Recipe, plan: Plan) -
     found["lower"] = 3 * sum(drawn.stored.values()) / reading
     if recipe.check.enabled:
         # Both sides read every token; the artifact's kernels are about as fast as a product in float32.
-        found["check"] = 2 * 2 * weights * recipe.check.tokens / products + _GREEDY * 4 * weights / reading
+        tokens = 2 * recipe.check.tokens + _LINKED
+        found["check"] = 2 * weights * tokens / products + _GREEDY * 4 * weights / reading
     return {stage: round(seconds, 2) for stage, seconds in found.items()}
 
 

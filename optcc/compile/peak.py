@@ -41,6 +41,8 @@ _MOMENTS = 6
 """Matrices [K, K] of float32 while a weight is rounded by GPTQ."""
 _WIDENED = 17_000_000
 """Of weights that the original is stored narrow and computes wide (`optcc.frontend.upcast`)."""
+_GRAPHS = 70_000_000
+"""Of the lowered graphs and the runtime that tries to open them."""
 _LIBRARIES = 32_000_000
 """Mapped bytes of the runtime's libraries."""
 _STEP_ROWS = 256
@@ -89,7 +91,7 @@ def predict_peaks(
             max(largest, learned + texts),
         )
     stored = max(drawn.stored.values(), default=0)
-    add("lower", "the largest stored tensor", stored + 14e6, stored)
+    add("lower", "the graphs, and the largest stored tensor", stored + _GRAPHS, stored)
     if recipe.check.enabled:
         stored_files = sum(
             ref.dtype.itemsize * torch.Size(ref.shape).numel() for ref in module.weights.refs.values()

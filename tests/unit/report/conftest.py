@@ -110,7 +110,8 @@ DECODER: dict[str, Any] = {
         "rows": [
             {
                 "name": f"layers.{i}.mlp.up_proj", "scheme": "<int4>", "shape": [8, 4], "stored": "int4 g4",
-                "tensors": [], "bytes": 10 * i, "error": 0.1 / (i + 1), "sqnr": 20.0, "steps": 0.3, "rows": 8, "remark": "",
+                "tensors": [], "bytes": 10 * i, "error": 0.1 / (i + 1), "sqnr": 20.0, "steps": 0.3, "rows": 8,
+                "remark": "",
             }
             for i in range(5)
         ],
