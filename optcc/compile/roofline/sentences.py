@@ -51,8 +51,8 @@ def _of_step(rows: Sequence[Row], step: Mapping[str, Any]) -> list[str]:
         what = "the memory's bandwidth" if memory else "the processor's arithmetic"
         count = sum(r.count for r in group)
         told.append(
-            f"{step['name']}: the {count} {_plural(op)} take {part:.0%} of a step of {step['measured_ms']:.1f} ms "
-            f"and run at {limit / _time(group):.0%} of {what}"
+            f"{step['name']}: {_counted(count, op)} {part:.0%} of a step of {step['measured_ms']:.1f} ms "
+            f"at {limit / _time(group):.0%} of {what}"
         )
     rest = step["unexplained_ms"] / step["measured_ms"]
     if rest >= 2 * _WORTH_TELLING:
@@ -104,6 +104,11 @@ def _by_op(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _time(group: Sequence[Row]) -> float:
     return float(sum(r.measured_ms or 0.0 for r in group))
+
+
+def _counted(count: int, op: str) -> str:
+    """`the 90 int4 linears take`, `the int8 linear takes`."""
+    return f"the {count} {_plural(op)} take" if count > 1 else f"the {_plural(op).removesuffix('s')} takes"
 
 
 def _plural(op: str) -> str:
