@@ -97,8 +97,8 @@ def _tell(title: str, data: dict[str, Any]) -> None:
 def roofline(directory: Path, threads: int | None, force: bool, as_json: bool) -> None:
     """Hold every operator of the artifact in DIR against the limits of this machine.
 
-    The machine's read bandwidth and its rates of float32 and int8 products are measured; the best of a day count. The artifact's
-    steps (1 and 16 requests that decode, a prompt of 512 tokens) are timed operator by operator.
+    The machine's read bandwidth and its rates of float32 and int8 products are measured; the best of a day
+    count. The artifact's steps (1 and 16 requests that decode, a prompt of 512 tokens) are timed operator by operator.
     """
     from optcc.cli.opening import backend_of, open_artifact, require_decoder, thread_count
     from optcc.cli.progress import progress
