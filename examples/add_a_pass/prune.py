@@ -1,16 +1,18 @@
 """A pass of your own: one file, named in a recipe as `./prune.py:Prune`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from optcc.pm import Context, Module, Pass
+from optcc.pm import Context, Contract, Module, Pass, kl
 
 
 @dataclass(frozen=True)
 class Prune(Pass):
     """Set the small weights of every linear to zero: |w| < below * max |w| of its output channel."""
 
+    contract: ClassVar[Contract] = kl(0.01)
     below: float = 0.01
 
     def run(self, module: Module, ctx: Context) -> bool:

@@ -130,6 +130,8 @@ def mending(check: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
         found.append(f"to decide what is undecided: --set check.tokens={_tokens(check, undecided, recipe)}")
     broken = [v for v in failed if v["metric"] in _MISTAKES]
     found += dict.fromkeys(f"{v['metric']} is no loss to accept: {_MISTAKES[v['metric']]}" for v in broken)
+    if any(v["metric"] in ("structure", "weights") for v in broken):
+        found.append("a pass of your own that changes values on purpose says so: `contract = kl(0.02)`")
     failed = [v for v in failed if v not in broken]
     if failed:
         gentler = _gentler(recipe)

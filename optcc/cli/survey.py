@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def tell_survey(found: Survey, target: str) -> None:
     """Notes and prediction of a model that nothing stands in the way of."""
     prediction = found.prediction
-    assert prediction is not None
-    click.echo(f"\npreflight of {prediction.model}: nothing stands in the way")
-    print_pairs(_rows(prediction))
-    if prediction.context:
+    click.echo(f"\npreflight{f' of {prediction.model}' if prediction else ''}: nothing stands in the way")
+    if prediction:
+        print_pairs(_rows(prediction))
+    if prediction and prediction.context:
         click.echo(f"\nserving on {target}")
         print_pairs(_serving(prediction.context))
     for note in found.notes:

@@ -108,7 +108,19 @@ class Plan:
             **({"weights": max(farthest)} if farthest else {}),
             **({"structure": NARROW_STRUCTURE} if self.dtype != "float32" else {}),
         }
+        if self.lossy:
+            limits = {name: value for name, value in limits.items() if name not in ("weights", "structure")}
         return {name: Default(value, "every decoder") for name, value in limits.items()}
+
+    @property
+    def lossy(self) -> tuple[Pass, ...]:
+        """Passes that say that they change values, and not by storing them in a scheme.
+
+        What they do can't be told from a mistake in the program or in a stored weight, so these two links have no limit.
+        """
+        return tuple(
+            p for p in self.pipeline if p.contract.kind == "kl" and not isinstance(p, (PackingPass, KvPass))
+        )
 
     def text(self) -> str:
         """The pipeline as text, one pass a line; it parses back."""

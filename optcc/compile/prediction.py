@@ -67,6 +67,7 @@ class Prediction:
         seconds: estimated duration by stage, from rates measured on this machine.
         context: None of a function.
         how: what each stage's memory is made of, for people.
+        left_out: passes that read weights, whose changes aren't in it.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Prediction:
     seconds: Mapping[str, float]
     context: Context | None
     how: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -141,6 +143,7 @@ def predict(
         seconds=predict_seconds(module, drawn, recipe, plan),
         context=_context(spec.spec, drawn, memory_bytes) if spec.kind == "decoder" else None,
         how=how,
+        left_out=drawn.left_out,
     )
 
 

@@ -15,10 +15,12 @@ import torch
 
 from optcc.artifact.weights import TensorSource, layout
 from optcc.backends.protocol import Backend
+from optcc.errors import OptccError, PassFailed
 from optcc.ir.formats import SCALES, find_format
 from optcc.ir.infer import Inference
 from optcc.ir.module import Module
 from optcc.ir.text import module_text
+from optcc.ir.weights import WeightStore
 from optcc.pm.context import Context
 from optcc.pm.passes import Pass
 from optcc.pm.run import run_pass
@@ -41,6 +43,7 @@ class Sketch:
         graph_bytes: of the backend's files and the module's text.
         stored: bytes of every tensor in the weight file, by name.
         written: bytes that passes leave in the cache on the way.
+        left_out: passes of others that read weights; what they do isn't in here.
     """
 
     module: Module
@@ -48,6 +51,15 @@ class Sketch:
     graph_bytes: int
     stored: dict[str, int]
     written: int
+    left_out: tuple[str, ...]
+
+
+class Unforeseen(Exception):
+    """What follows a pass that reads weights depends on what it does with them."""
+
+    def __init__(self, left_out: Sequence[str]) -> None:
+        super().__init__(", ".join(left_out))
+        self.left_out = tuple(left_out)
 
 
 def sketch(module: Module, steps: Sequence[Pass], backend: Backend, base: Path) -> Sketch:
@@ -61,11 +73,21 @@ def sketch(module: Module, steps: Sequence[Pass], backend: Backend, base: Path) 
 
     Raises:
         OptccError: what a pass or the backend would raise.
+        Unforeseen: the same, but only since a pass was left out.
     """
-    found = module.clone()
-    found.attrs = copy.deepcopy(module.attrs)
-    found.weights = module.weights.unread()
-    found.inference = Inference(found.dims, found.weights)
+    left_out: list[str] = []
+    try:
+        return _sketch(module, steps, backend, base, left_out)
+    except Exception as error:
+        if left_out:
+            raise Unforeseen(left_out) from error
+        raise
+
+
+def _sketch(
+    module: Module, steps: Sequence[Pass], backend: Backend, base: Path, left_out: list[str]
+) -> Sketch:
+    found = _unread_copy(module, module.weights.unread())
     ctx = Context(backend.name, base=base)
     aside: list[tuple[str, PackedWeight]] = []
     written = 0
@@ -74,7 +96,7 @@ def sketch(module: Module, steps: Sequence[Pass], backend: Backend, base: Path) 
         if isinstance(step, PackingPass):
             aside += _pack(found, step, base)
         elif not step.calibrates:
-            run_pass(found, step, ctx, [])
+            found = _run(found, step, ctx, left_out)
         written += sum(found.weights.nbytes(name) for name in set(found.weights) - before)
     for name, packed in aside:
         if name in found.weights:
@@ -84,8 +106,34 @@ def sketch(module: Module, steps: Sequence[Pass], backend: Backend, base: Path) 
     planned = backend.plan_weights(found)
     _, header, spans = layout([TensorSource(t.name, t.dtype, t.shape, t.read) for t in planned])
     stored = {name: span.nbytes for name, span in spans.items()}
-    graphs = backend.graph_bytes(found, spans) + len(module_text(found).encode())
-    return Sketch(found, len(header) + sum(stored.values()), graphs, stored, written)
+    # Operators whose weights were packed aside still name the weights that they had.
+    named = {name: spans[f"{name}.{part}"] for name, packed in aside for part in list(packed.tensors())[:1]}
+    graphs = backend.graph_bytes(found, {**named, **spans}) + len(module_text(found).encode())
+    return Sketch(found, len(header) + sum(stored.values()), graphs, stored, written, tuple(left_out))
+
+
+def _unread_copy(module: Module, weights: WeightStore) -> Module:
+    found = module.clone()
+    found.attrs = copy.deepcopy(module.attrs)
+    found.weights = weights
+    found.inference = Inference(found.dims, weights)
+    return found
+
+
+def _run(module: Module, step: Pass, ctx: Context, left_out: list[str]) -> Module:
+    """The module after a pass; as it was, where somebody else's pass can't do without the weights' values."""
+    if type(step).__module__.startswith("optcc."):
+        run_pass(module, step, ctx, [])
+        return module
+    tried = _unread_copy(module, module.weights.clone())
+    try:
+        run_pass(tried, step, ctx, [])
+    except PassFailed as error:
+        if isinstance(error.__cause__, OptccError):
+            raise
+        left_out.append(str(step))
+        return module
+    return tried
 
 
 def _pack(module: Module, step: PackingPass, base: Path) -> list[tuple[str, PackedWeight]]:

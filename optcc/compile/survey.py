@@ -14,6 +14,7 @@ from optcc.compile.plan import Plan, make_plan
 from optcc.compile.prediction import Prediction, predict
 from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
 from optcc.compile.progress import Progress
+from optcc.compile.sketch import Unforeseen
 from optcc.errors import CannotWrite, NotEnoughMemory, OptccError
 from optcc.frontend import LoadOptions, ModelSource, capture, resolve_shape
 from optcc.frontend.lift import to_module
@@ -146,12 +147,18 @@ def look(
     found = [*problems, *(p for p in fresh if (p.code, p.what) not in known)]
     decoder: Any = module.attrs.get("decoder") or {}
     notes = remarks(recipe, source, str(module.attrs["kind"]), decoder.get("max_context"))
+    notes += [f"`{step}` changes values on purpose: weights and structure have no limit" for step in plan.lossy]
     if found:
         return Survey(found, notes)
     try:
         prediction = predict(module, captured_bytes, source, recipe, plan, backend, memory or memory_bytes())
     except OptccError as error:
         return Survey([error], notes)
+    except Unforeseen as error:
+        told = "what it does decides what the artifact is, so nothing is predicted"
+        return Survey([], [*notes, *(f"`{name}` reads weights: {told}" for name in error.left_out)])
+    told = "what it changes isn't in the prediction"
+    notes = [*notes, *(f"`{name}` reads weights: {told}" for name in prediction.left_out)]
     return Survey(_resources(prediction, out), notes, prediction)
 
 

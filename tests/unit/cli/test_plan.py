@@ -201,3 +201,35 @@ def test_passes_why_names_rule_place_and_reason(
     refused = cli("passes", "why", "quantize.linear", model, recipe, "--json")
     assert (refused.code, refused.error["code"]) == (2, "E104")
     assert "doesn't run" in refused.error["what"]
+
+
+READS = """\
+from dataclasses import dataclass
+import torch
+from optcc.pm import Context, Module, Pass
+
+@dataclass(frozen=True)
+class Reads(Pass):
+    \"\"\"Reads weights before it decides anything.\"\"\"
+
+    def run(self, module: Module, ctx: Context) -> bool:
+        name = next(n for n in module.weights if n.endswith("q_proj.weight"))
+        return bool((module.weights[name].abs() > 100).any().item())
+"""
+
+
+def test_a_pass_that_reads_weights_is_left_out_of_the_prediction(
+    cli: Cli, model: Path, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "reads.py").write_text(READS)
+    path = tmp_path / "reading.yaml"
+    path.write_text(f"version: 1\nextends: {recipe}\npasses:\n  quantize: [./reads.py:Reads]\n")
+    plain, reading = (
+        cli("plan", model, r, "--preflight", "--json").data["preflight"] for r in (recipe, path)
+    )
+    assert plain["predicted"]["left_out"] == []
+    assert reading["predicted"]["left_out"] == ["./reads.py:Reads"]
+    assert any("./reads.py:Reads" in note for note in reading["notes"])
+    near = pytest.approx(plain["predicted"]["artifact_bytes"], rel=0.01)
+    assert reading["predicted"]["artifact_bytes"] == near
+    assert "isn't in the prediction" in cli("plan", model, path, "--preflight").out
