@@ -12,7 +12,6 @@ from dataclasses import replace
 from optcc.compile.prediction import Context, Prediction
 from optcc.memory import Peak
 
-
 WHOLE = 4
 """Layers up to which a model is captured as it is: that costs no more, and is exact."""
 
