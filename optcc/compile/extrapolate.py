@@ -12,6 +12,9 @@ from dataclasses import replace
 from optcc.compile.prediction import Context, Prediction
 from optcc.memory import Peak
 
+WHOLE = 4
+"""Layers up to which a model is captured as it is: that costs no more, and is exact."""
+
 
 def shallow(kinds: int) -> tuple[int, int]:
     """Layers of the two: 1 and 2 of each kind, so that kinds that take turns have the same share of both."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optcc.backends.protocol import Backend
-from optcc.compile.extrapolate import extrapolate, shallow
+from optcc.compile.extrapolate import WHOLE, extrapolate, shallow
 from optcc.compile.plan import Plan, make_plan
 from optcc.compile.prediction import Prediction, predict
 from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
@@ -81,7 +81,7 @@ def survey(
         source = resolve_shape(model, load)
         layers, kinds = layer_count(source, load) if source.shape_only else (0, 0)
         counts = shallow(kinds)
-        if layers > counts[1]:
+        if layers > max(WHOLE, counts[1]):
             few, more = (
                 _captured(replace(source, layers=n), recipe, plan, backend, watch, problems, None, memory)
                 for n in counts
