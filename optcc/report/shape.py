@@ -258,6 +258,7 @@ class PredictedJson(TypedDict):
     estimated_seconds: float
     context: ContextJson | None
     how: dict[str, str]
+    left_out: list[str]
 
 
 class MeasuredJson(TypedDict):
