@@ -204,7 +204,12 @@ def _insert_rounding(model: Any, kind: str) -> None:
     import onnx
 
     make, graph = onnx.helper.make_node, model.graph
-    found = [n for n in graph.node if n.op_type == "QuantizedLinear"]
+    # One that reads its input as it is: others normalize it first.
+    found = [
+        n
+        for n in graph.node
+        if n.op_type == "QuantizedLinear" and "prepare" not in {a.name for a in n.attribute}
+    ]
     node = found[len(found) // 2]
     x, place = node.input[0], list(graph.node).index(node)
     steps = np.float32(31.0 if kind == "6 bits" else 127.0)
