@@ -55,6 +55,7 @@ METRICS: Mapping[str, Metric] = {
             "KL of the backend from the program, activations unrounded, worst token",
         ),
         Metric("rounding", "at-most", "nats", "mean KL of the artifact from its own program, per token"),
+        Metric("noise", "at-most", "", "what rounding costs the artifact / what it costs the program"),
         Metric("serving", "at-most", "nats", "KL of a token served among others from the same alone, worst"),
         Metric("weights", "at-most", "", "error of a stored weight / that of rounding to nearest, worst"),
         Metric("cosine", "at-least", "", "mean cosine of output vectors", "output"),
@@ -68,12 +69,13 @@ LINKS: Mapping[str, float] = {
     "structure": 1e-9,
     "lowering": 1e-7,
     "rounding": 0.03,
+    "noise": 1.5,
     "serving": 1e-6,
     "weights": 4.0,
 }
 """Metrics of the steps from original to artifact, and their limits. Coarse weights have no part in them. `rounding` has
 room because a sum that differs in its last bit flips a rounding of activations now and then, and the next layers many:
-program and artifact are two samples of the same noise."""
+program and artifact are two samples of the same noise. How loud it is must be the same, which `noise` says."""
 NARROW_STRUCTURE = 0.03
 """The limit of `structure` where the program computes in a type of 8 or 11 bits and the original in float32."""
 

@@ -20,6 +20,7 @@ _MISTAKES = {
     "structure": "a pass changed what the program computes",
     "lowering": "the backend computes something else than the program",
     "rounding": "the backend rounds in another way than the program",
+    "noise": "the backend rounds more coarsely than the program",
     "serving": "kernels or engine mix up requests, pages or chunks",
     "weights": "a weight is stored further from the original than rounding explains",
 }

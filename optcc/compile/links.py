@@ -6,7 +6,8 @@ measured by itself, on a few hundred tokens:
 * `weights`: what is stored for a weight, against that weight;
 * `structure`: the program with the original's weights and nothing rounded, against the original;
 * `lowering`: what the backend computes, against the program interpreted over the same stored weights, both without
-  rounding activations; and `rounding`: the same with it, which is noisy;
+  rounding activations; `rounding`: the same with it, which is noisy; and `noise`: whether rounding costs the backend as
+  much as it costs the program;
 * `serving`: a text served in chunks, among others, over used pages, against the same text alone.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,16 +28,18 @@ from optcc.accuracy.metrics import FloatArray, compare_rows
 from optcc.backends.registry import load_backend
 from optcc.compile.pair import Pair
 from optcc.compile.program import OriginalWeights, interpreted, unrounded
-from optcc.compile.served import score_together, serve, shortfall, stops_wrongly
-from optcc.compile.weight_error import WeightError, weight_error
+from optcc.compile.served import score_end, score_together, serve, serve_at_once, shortfall, stops_wrongly
+from optcc.compile.weight_error import WeightError, plain_error, weight_error
 from optcc.errors import ExportRefused
-from optcc.export.stored import stored_weights
+from optcc.export.stored import plain_weights, stored_weights
 from optcc.ir.module import Module
 from optcc.runtime.executor import Executor
 from optcc.runtime.score import score_windows
 
 _LENGTHS = (128, 101, 64, 35)
 """Of the texts: several pages, ends inside and at the end of a page."""
+_FAR, _END = 1024, 16
+"""Tokens of a text that reaches beyond windows, and how many of its last ones are compared."""
 _LOGITS_BYTES = 64 << 20
 """Held at a time. A large vocabulary gets shorter texts."""
 _TRANSFORMS = ("quantize.rotate", "quantize.smoothquant", "quantize.awq")
@@ -44,6 +48,11 @@ _WORST = 3
 _MOST_NOISE = 0.05
 """Nats per token. No kernel's order of summation explains more."""
 
+_LEAST_NOISE = 1e-5
+"""Nats per token: what rounding may cost without being compared."""
+
+Rows = Sequence[FloatArray]
+"""Logits of each text, f32[S, V]."""
 Measured = Mapping[str, Mapping[str, Estimate]]
 
 
@@ -94,18 +103,24 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     alone = [_rows(pair.decoder, text) for text in texts]
     backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
     alike = backend.rows_alike(pair.root)
-    allowance = 0.0 if alike else _allowance(pair.decoder, texts[-1], alone[-1])
+    module = backend.unpack(pair.root)
+    plain = score_together(interpreted(module, spec, rounding=False), texts)
+    rounded = score_together(interpreted(module, spec), texts)
+    program = {"rounding": _mean(_kls(rounded, alone)), "noise": _noise(plain, rounded, alone)}
+    del rounded
+    allowance = 0.0 if alike else _allowance(pair.decoder, texts[-1], alone[-1], program["rounding"].value)
     served = {
         "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
         "engine": {"serving": _answers(pair.decoder, asked, allowance)},
     }
-    module = backend.unpack(pair.root)
-    program = {"rounding": _mean(_kls(interpreted(module, spec), texts, alone))}
     del alone
     if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
-        plain = (_rows(executor, text) for text in texts)
-        program["lowering"] = _worst(_kls(interpreted(module, spec, rounding=False), texts, plain))
+        program["lowering"] = _worst(_kls(plain, (_rows(executor, text) for text in texts)))
+        far = np.concatenate(windows)[: min(_FAR, pair.decoder.spec.max_context)].tolist()
+        ends = [score_end(e, far, _END) for e in (interpreted(module, spec, rounding=False), executor)]
+        served["far"] = {"lowering": _worst(_kl(*ends))}
         executor.close()
+    del plain
     found = _original_weights(pair, module)
     if isinstance(found, str):
         return Links({**served, "program": program}, (found,))
@@ -130,21 +145,32 @@ def _worst(kl: npt.NDArray[np.float64]) -> Estimate:
     return exact(float(kl.max()), len(kl))
 
 
-def _allowance(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:
+def _noise(plain: Rows, program: Rows, artifact: Rows) -> Estimate:
+    """KL(nothing rounded || artifact) / KL(nothing rounded || program), both in the mean.
+
+    Both round the same values in the same way, so both are as far from what isn't rounded, however noisy each is.
+    """
+    wanted, found = _kls(plain, program), _kls(plain, artifact)
+    return exact(float(found.mean()) / max(float(wanted.mean()), _LEAST_NOISE), len(found))
+
+
+def _allowance(executor: Executor, text: Sequence[int], alone: FloatArray, rounding: float) -> float:
     """What a text may differ by from itself without a fault where rows aren't alike, in nats.
 
     Kernels that sum in another order for another number of rows flip roundings of activations, and no two batches
-    agree. It follows from how far two equal requests in one batch are from the same text alone.
+    agree. It follows from how far two equal requests in one batch are from the same text alone; but a fault of batches
+    is in that too, so it is not more than what the same noise does between program and artifact (`rounding`).
     """
     pair = list(serve(executor, [text, text], together=True))
     kl = np.concatenate([_kl(alone[s.positions], s.logits) for s in pair])
-    return min(3.0 * float(kl.mean()), _MOST_NOISE) if kl.any() else 0.0
+    return min(3.0 * float(kl.mean()), 3.0 * rounding, _MOST_NOISE) if kl.any() else 0.0
 
 
 def _requests(
     executor: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray], allowance: float
 ) -> Estimate:
-    kl = np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in serve(executor, texts)])
+    found = chain(serve(executor, texts), serve_at_once(executor, texts))
+    kl = np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in found])
     return _beyond(kl, allowance)
 
 
@@ -162,12 +188,9 @@ def _beyond(nats: npt.NDArray[np.float64], allowance: float) -> Estimate:
     return _worst(nats)
 
 
-def _kls(
-    program: Executor, texts: Sequence[Sequence[int]], others: Iterable[FloatArray]
-) -> npt.NDArray[np.float64]:
-    """KL(program || other) of every token."""
-    found = score_together(program, texts)
-    return np.concatenate([_kl(rows, other) for rows, other in zip(found, others, strict=True)])
+def _kls(rows: Rows, others: Iterable[FloatArray]) -> npt.NDArray[np.float64]:
+    """KL(rows || other) of every token."""
+    return np.concatenate([_kl(mine, other) for mine, other in zip(rows, others, strict=True)])
 
 
 def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
@@ -202,3 +225,9 @@ def _errors(module: Module, weights: OriginalWeights) -> Iterator[WeightError]:
         original = weights.find(stored)
         assert original is not None
         yield weight_error(stored, module, original)
+    for name, (held, rows) in plain_weights(module).items():
+        plain = weights.named(name)
+        if plain is not None and plain.ndim == 2 and held in module.weights:
+            value = module.weights[held] if rows is None else module.weights[held][rows]
+            if value.shape == plain.shape and value.dtype.is_floating_point:
+                yield plain_error(name, value, plain)

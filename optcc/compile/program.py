@@ -38,6 +38,10 @@ class OriginalWeights:
         """Names of quantized weights that the original has no parameter of this shape for."""
         return [w.name for ws in self._pieces.values() for w in ws if self.find(w) is None]
 
+    def named(self, name: str) -> Tensor | None:
+        """A parameter by its own name."""
+        return self._parameters.get(name)
+
     def find(self, weight: StoredWeight) -> Tensor | None:
         """The original of one weight, [O, K] as linears read it; None if there is none of this name and shape."""
         name = weight.name.removesuffix(".transposed")  # GPT-2 stores [K, O]

@@ -22,6 +22,10 @@ _CHATS: tuple[list[dict[str, str]], ...] = (
         {"role": "assistant", "content": "Because of the air."},
         {"role": "user", "content": PROMPTS[2]},
     ],
+    [
+        {"role": "system", "content": "  Answer in one word. "},
+        {"role": "user", "content": f" {PROMPTS[3]}\n"},
+    ],
 )
 
 
@@ -62,19 +66,41 @@ def _differences(tools: TextTools, original: OriginalTokenizer, ends: Sequence[i
                 yield _first_difference(found, wanted, text)
         if tools.tokenizer.decode(wanted) != original.decode(wanted):
             yield f"the tokens of {text[:30]!r} become another text"
+        if _streamed(tools, wanted) != original.decode(wanted):
+            yield f"the tokens of {text[:30]!r} become another text one by one"
+    yield from _chat_differences(tools, original)
+    special_ends = tools.tokenizer.special.eos_token_ids
+    for stops, whose in ((ends, "the engine"), (special_ends, "tokenizer/special.json")):
+        if stops is not None and (lost := original.ends - set(stops)):
+            yield f"the model ends answers at {sorted(lost)}, {whose} only at {sorted(stops)}"
+        # Markers of a turn's end are added where a model's configuration forgets them; nothing else is.
+        if early := [t for t in set(stops or ()) - original.ends if not original.is_special(t)]:
+            yield f"{whose} ends answers at {sorted(early)}, which are plain text"
+
+
+def _chat_differences(tools: TextTools, original: OriginalTokenizer) -> Iterator[str]:
     if (tools.render is not None) != original.chats:
         yield (
             "its chat template is missing" if original.chats else "it has a chat template, the model has none"
         )
     elif tools.render is not None:
         for chat in _CHATS:
-            found_text, wanted_text = tools.render(chat), original.render(chat)
+            try:
+                wanted_text = original.render(chat)
+            except Exception:  # a template that refuses a role
+                continue
+            found_text = tools.render(chat)
             if found_text != wanted_text:
                 yield f"a chat ends in {found_text[-50:]!r}, the model's in {wanted_text[-50:]!r}"
-    special_ends = tools.tokenizer.special.eos_token_ids
-    for stops, whose in ((ends, "the engine"), (special_ends, "tokenizer/special.json")):
-        if stops is not None and (lost := original.ends - set(stops)):
-            yield f"the model ends answers at {sorted(lost)}, {whose} only at {sorted(stops)}"
+            read = tools.tokenizer.encode(wanted_text, add_special=False)
+            if read != (rightly := original.encode(wanted_text, add_special=False)):
+                yield f"in a chat, {_first_difference(read, rightly, wanted_text)}"
+
+
+def _streamed(tools: TextTools, ids: Sequence[int]) -> str:
+    """Text as it is sent while tokens come."""
+    stream = tools.tokenizer.stream()
+    return "".join([*map(stream.push, ids), stream.flush()])
 
 
 def _samples() -> list[str]:

@@ -63,6 +63,18 @@ def serve(
             done[r] = parts[index].stop
 
 
+def serve_at_once(executor: Executor, texts: Sequence[Tokens], seed: int = 0) -> Iterator[Served]:
+    """Many requests in one step, some of few tokens, and more rows than a window has.
+
+    Kernels have tiles of rows, and what strikes only behind the first tiles needs a step that is large enough.
+    """
+    short = [text[: 1 + i] for i, text in enumerate([*texts, *texts])]
+    many = [*texts, *short, *texts]
+    owner = [i % len(texts) for i in range(len(many))]
+    for found in serve(executor, many, seed, together=True):
+        yield Served(owner[found.request], found.positions, found.logits)
+
+
 def score_together(executor: Executor, texts: Sequence[Tokens]) -> list[FloatArray]:
     """Logits of all rows of each text f32[S, V], all texts in one step: each weight is read once."""
     needed = [executor.spec.blocks_for(len(t)) for t in texts]
@@ -72,6 +84,20 @@ def score_together(executor: Executor, texts: Sequence[Tokens]) -> list[FloatArr
     batch = _batch(texts, tables, range(len(texts)), [range(len(t)) for t in texts])
     logits = executor.logits(executor.step(batch))
     return [logits[a:b] for a, b in pairwise(batch.query_starts.tolist())]
+
+
+def score_end(executor: Executor, text: Tokens, rows: int, most: int = 256) -> FloatArray:
+    """Logits of the last rows of one text f32[rows, V], which runs in steps of at most `most` tokens."""
+    blocks = executor.spec.blocks_for(len(text))
+    executor.bind(blocks)
+    found: list[FloatArray] = []
+    for start in range(0, len(text), most):
+        part = range(start, min(start + most, len(text)))
+        wanted = np.array([i - start for i in part if i >= len(text) - rows], np.int64)
+        done = executor.step(_wanting(_batch([text], [range(blocks)], [0], [part]), wanted))
+        if len(wanted):
+            found.append(executor.logits(done).copy())
+    return np.concatenate(found)
 
 
 def _size(left: int, draw: np.random.Generator) -> int:

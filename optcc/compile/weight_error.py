@@ -58,6 +58,21 @@ def _squares(weight: StoredWeight, module: Module, wanted: Tensor, piece: slice)
     return found, torch.maximum(least, _by_group(wanted.square(), form) * 1e-6 + 1e-20)
 
 
+def plain_error(name: str, value: Tensor, original: Tensor) -> WeightError:
+    """Measure a weight that isn't quantized, by rows: a table has rows that no text may happen to read.
+
+    Args:
+        name: in the original.
+        value: as the artifact stores it, [O, K].
+        original: [O, K], any floating types.
+    """
+    wanted = original.detach().float()
+    found = (value.float() - wanted).square().sum(1)
+    least = (wanted.to(value.dtype).float() - wanted).square().sum(1) + wanted.square().sum(1) * 1e-6 + 1e-20
+    whole = (found.sum() / least.sum()).sqrt()
+    return WeightError(name, float(whole), float((found / least).sqrt().max()))
+
+
 def _by_group(squares: Tensor, form: WeightFormat) -> Tensor:
     """[O, K] -> sums [O, groups]."""
     sums: Tensor = squares.unflatten(1, (-1, form.group or squares.shape[1])).sum(-1)

@@ -32,6 +32,10 @@ class OriginalTokenizer:
         found: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special)
         return found
 
+    def is_special(self, token: int) -> bool:
+        """Whether an id stands for no text: an added token, or one that decoding leaves out."""
+        return token in self._tokenizer.added_tokens_decoder or token in self._tokenizer.all_special_ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special ones left out."""
         found: str = self._tokenizer.decode(

@@ -24,6 +24,7 @@ METRICS = (
     "structure",
     "lowering",
     "rounding",
+    "noise",
     "serving",
     "weights",
     "cosine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from optcc.compile import CompileOptions, CompileResult, compile_model
 from optcc.compile.cache import PassCache
+from optcc.compile.original import Original
 from optcc.errors import OptccError
 from optcc.ir.module import Module
 from optcc.pm.instruments import PassRecord
@@ -47,7 +49,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.captured: dict[Path, Path] = {}
+        self.known: dict[tuple[str, str, int], Outcome] = {}
+        self.said: dict[Path, dict[object, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "int4.yaml").write_text(_INT4)
         (folder / "asym.yaml").write_text(_ASYM)
@@ -69,9 +72,10 @@ class Bench:
         cache = self.folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         shutil.copytree(self._capture(model), cache)
-        return compile_model(
-            str(model), recipe, self.folder / "out", CompileOptions(cache=cache, speed=False)
-        )
+        options = CompileOptions(cache=cache, speed=False)
+        with pytest.MonkeyPatch.context() as patch:
+            _remember(patch, self.said.setdefault(model, {}))
+            return compile_model(str(model), recipe, self.folder / "out", options)
 
     def _capture(self, model: Path) -> Path:
         """A cache that holds the captured model and no pass."""
@@ -92,13 +96,30 @@ class Bench:
         return kept
 
     def judge(self, fault: Fault, recipe: str, seed: int = 0) -> Outcome:
-        """Plant a fault, compile, and say what caught it."""
-        model = self.model(fault.model, seed)
+        """Plant a fault, compile, and say what caught it.
+
+        The same compile without the fault must be good: where everything fails, nothing was caught.
+        """
+        clean = self.clean(fault.model, recipe, seed)
+        assert not clean.caught, f"{clean.model} {recipe} fails without a fault: {clean.by}: {clean.figure}"
+        return self._judge(fault.name, fault.model, fault.plant, recipe, seed)
+
+    def clean(self, model: str, recipe: str, seed: int = 0) -> Outcome:
+        """Compile without a fault, once; caught is anything but a pass."""
+        key = (model, recipe, seed)
+        if key not in self.known:
+            self.known[key] = self._judge("", model, lambda p: None, recipe, seed)
+        return self.known[key]
+
+    def _judge(
+        self, name: str, model_name: str, plant: Callable[[Planting], None], recipe: str, seed: int
+    ) -> Outcome:
+        model = self.model(model_name, seed)
         self._capture(model)
         began = time.perf_counter()
         with pytest.MonkeyPatch.context() as patch:
             planting = Planting(patch)
-            fault.plant(planting)
+            plant(planting)
             made = self.recipe(recipe)
             try:
                 result = self.compile(model, made)
@@ -108,9 +129,33 @@ class Bench:
                 found = (True, type(error).__name__, str(error))
             else:
                 found = verdict(result)
+        if planting.broken:
+            raise planting.broken
         caught, by, figure = found
+        caught = caught or (not name and by != "passed")
         seconds = time.perf_counter() - began
-        return Outcome(fault.name, recipe, caught, by, " ".join(figure.split())[:160], round(seconds, 1))
+        figure = " ".join(figure.replace(str(self.folder), "").split())[:160]
+        return Outcome(name, model_name, recipe, seed, caught, by, figure, round(seconds, 1))
+
+
+def _remember(patch: pytest.MonkeyPatch, said: dict[object, Any]) -> None:
+    """Run the original once for each input; no fault strikes it."""
+    logits, answer = Original.logits, Original.answer
+
+    def same_logits(self: Original, window: Any) -> Any:
+        key = window.tobytes()
+        if key not in said:
+            said[key] = list(logits(self, window))
+        return iter(said[key])
+
+    def same_answer(self: Original, prompts: Any, tokens: int, eos: Any) -> Any:
+        key = repr((prompts, tokens, eos))
+        if key not in said:
+            said[key] = answer(self, prompts, tokens, eos)
+        return said[key]
+
+    patch.setattr(Original, "logits", same_logits)
+    patch.setattr(Original, "answer", same_answer)
 
 
 def verdict(result: CompileResult) -> tuple[bool, str, str]:

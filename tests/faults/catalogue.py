@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import graphs, kernels, quantizers, runtime, texts
+from tests.faults import graphs, kernels, narrow, quantizers, runtime, texts
 from tests.faults.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
@@ -11,4 +11,5 @@ FAULTS: tuple[Fault, ...] = (
     *kernels.FAULTS,
     *runtime.FAULTS,
     *texts.FAULTS,
+    *narrow.FAULTS,
 )

@@ -34,9 +34,11 @@ class Fault:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the gates said about one fault under one recipe.
+    """What the gates said about one fault under one recipe, or about none.
 
     Attributes:
+        fault: its name; empty for a compile without one.
+        model, seed: of tests/faults/models.py.
         caught: whether the compile failed.
         by: error code, or the metrics whose limits failed; `passed` if nothing did.
         figure: the measured values that failed, or the error's text; of a pass, all values and their limits.
@@ -44,7 +46,9 @@ class Outcome:
     """
 
     fault: str
+    model: str
     recipe: str
+    seed: int
     caught: bool
     by: str
     figure: str

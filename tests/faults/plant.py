@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from optcc.backends.onnxruntime.executor import OnnxExecutor
 from optcc.backends.onnxruntime.lower import registry
+from optcc.compile import prediction
 from optcc.ir.module import Module
 from optcc.pm.context import Context
 from optcc.pm.discover import load_pass
@@ -26,10 +27,26 @@ EditPacked = Callable[[PackedWeight, Tensor, WeightFormat, Selected], PackedWeig
 
 
 class Planting:
-    """Where faults go: passes, quantizers, lowerings, the graph that was written, the executor."""
+    """Where faults go: passes, quantizers, lowerings, the graph that was written, the executor.
+
+    `broken` is set when a fault could not be planted: then nothing was caught.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch = patch
+        self.sketching = False
+        self.broken: Exception | None = None
+        sketch = prediction.sketch
+
+        def sketched(*args: Any) -> Any:
+            self.sketching = True
+            try:
+                return sketch(*args)
+            finally:
+                self.sketching = False
+
+        # What only predicts sizes is left alone: a fault that crashes there would tell nothing.
+        patch.setattr(prediction, "sketch", sketched)
 
     def after(self, name: str, edit: EditModule) -> None:
         """A pass that does its work and then something wrong.
@@ -39,13 +56,18 @@ class Planting:
         made = load_pass(name)
         before = made.run
         done: list[bool] = []
+        planting = self
 
         def run(self: Any, module: Module, ctx: Context) -> bool:
             changed = bool(before(self, module, ctx))
-            if done:
+            if done or planting.sketching:
                 return changed
-            edit(module)
-            module.tidy()
+            try:
+                edit(module)
+                module.tidy()
+            except Exception as error:
+                planting.broken = error
+                raise
             done.append(True)
             return True
 

@@ -12,11 +12,9 @@ from optcc.compile.served import serve
 from optcc.runtime.score import score_windows
 from tests.faults.bench import Bench
 from tests.faults.catalogue import FAULTS
+from tests.faults.clean import SEEDS, SUBTLE
 from tests.faults.models import VOCAB
 from tests.faults.plant import Planting
-
-SEEDS = 20
-SUBTLE = ("norm epsilon x 1000, one layer", "scale of the neighbouring group", "lowered norm epsilon x 1000")
 
 
 @pytest.mark.prove

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optcc.compile.served import answer, serve, shortfall, stops_wrongly
+from optcc.compile.served import answer, score_end, serve, serve_at_once, shortfall, stops_wrongly
 from optcc.runtime import Batch, StepHandle
 from optcc.runtime.score import score_windows
 
@@ -23,6 +23,33 @@ def worst(executor: NumpyExecutor) -> float:
     found = list(serve(executor, TEXTS))
     assert sum(len(s.positions) for s in found) > 40
     return max(float(np.abs(alone[s.request][s.positions] - s.logits).max()) for s in found)
+
+
+def worst_at_once(executor: NumpyExecutor) -> float:
+    alone = [np.concatenate(list(score_windows(executor, [text]))) for text in TEXTS]
+    found = list(serve_at_once(executor, TEXTS))
+    assert sum(len(s.positions) for s in found) > 80 and len(found) > len(TEXTS)
+    return max(float(np.abs(alone[s.request][s.positions] - s.logits).max()) for s in found)
+
+
+class WrongInLargeSteps(NumpyExecutor):
+    """Behind the 100th row of a step everything is a little off."""
+
+    def step(self, batch: Batch) -> StepHandle:
+        made: Any = super().step(batch)
+        late = batch.wanted_rows[:, None] >= 100
+        return replace(made, rows=np.where(late, made.rows * 1.01, made.rows))
+
+
+def test_many_requests_at_once_find_what_only_large_steps_do(model: TinyModel) -> None:
+    assert worst_at_once(NumpyExecutor(model)) == 0.0
+    assert worst(WrongInLargeSteps(model)) == 0.0
+    assert worst_at_once(WrongInLargeSteps(model)) > 0.0
+
+
+def test_the_end_of_a_text_in_steps_is_the_end_of_the_whole(model: TinyModel) -> None:
+    whole = np.concatenate(list(score_windows(NumpyExecutor(model), [TEXTS[0]])))
+    assert np.array_equal(score_end(NumpyExecutor(model), TEXTS[0], 5, most=7), whole[-5:])
 
 
 def test_a_right_executor_is_alike_to_the_bit(model: TinyModel) -> None:

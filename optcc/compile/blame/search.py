@@ -19,6 +19,8 @@ from optcc.compile.blame.tensors import Packed, Putter
 ENOUGH = 0.8
 """A share of the loss that ends the search."""
 _STANDS_OUT = 6.0
+_MOST = 0.5
+"""A share of the loss that ends the search for parts when no other part stands out: the rest is spread over all."""
 
 Watch = Callable[[str, int, int], None]
 
@@ -66,7 +68,8 @@ def find_parts(hybrid: Hybrid, errors: list[float], budget: int, watch: Watch) -
     if errors[ordered[0]] > _STANDS_OUT * middle:
         first = _carrier(hybrid, ordered[0], ordered[0] + 1, hybrid.probe({ordered[0]}))
         watch(first.name, hybrid.probes, budget)
-        if first.effect.share >= ENOUGH:
+        alone = errors[ordered[1]] <= _STANDS_OUT * middle
+        if first.effect.share >= (_MOST if alone else ENOUGH):
             return [first]
         leaves.append(first)
     groups = [_carrier(hybrid, 0, last, whole)]

@@ -87,6 +87,7 @@ def test_check_measures_again(cli: Cli, compiled: Path, model: Path, tmp_path: P
         "top1",
         "structure",
         "rounding",
+        "noise",
         "serving",
     }
 

@@ -41,6 +41,7 @@ def test_limits_say_where_they_come_from(cli: Cli, tmp_path: Path) -> None:
         "structure": (1e-9, "every decoder"),
         "lowering": (1e-7, "every decoder"),
         "rounding": (0.03, "every decoder"),
+        "noise": (1.5, "every decoder"),
         "serving": (1e-6, "every decoder"),
         "weights": (1.5, "every decoder"),
     }

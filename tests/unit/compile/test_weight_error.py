@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from optcc.compile.weight_error import weight_error
+from optcc.compile.weight_error import plain_error, weight_error
 from optcc.export.stored import StoredWeight
 from optcc.ir.module import Module
 from optcc.quant.rounding import PackedWeight, round_to_nearest
@@ -66,3 +66,13 @@ def test_pieces_add_up(form: WeightFormat, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("optcc.quant.rounding._ELEMENTS_AT_ONCE", 128 * 128)
     assert measured(packed, original, form) == pytest.approx(whole, rel=1e-6)
     assert 1.0 < whole[0] < 20.0
+
+
+def test_a_plain_weight_may_be_rounded_to_its_type_and_nothing_else() -> None:
+    original = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    assert plain_error("w", original, original).worst == 0.0
+    assert 0.0 < plain_error("w", original.to(torch.bfloat16), original).worst <= 1.5
+    wrong = original.clone()
+    wrong[-1] = wrong[-2]
+    found = plain_error("w", wrong, original)
+    assert found.worst > 100 and found.whole < found.worst
