@@ -16,7 +16,6 @@ class Prune(Pass):
     below: float = 0.01
 
     def run(self, module: Module, ctx: Context) -> bool:
-        """One weight after another, so that memory stays small."""
         linears = module.find(torch.ops.aten.linear.default)
         names = {str(node.args[1].target) for node in linears if module.is_weight(node.args[1])}
         zeros = 0

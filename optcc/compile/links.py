@@ -33,6 +33,7 @@ from optcc.compile.weight_error import WeightError, plain_error, weight_error
 from optcc.errors import ExportRefused
 from optcc.export.stored import plain_weights, stored_weights
 from optcc.ir.module import Module
+from optcc.memory import release
 from optcc.runtime.executor import Executor
 from optcc.runtime.score import score_windows
 
@@ -40,7 +41,7 @@ _LENGTHS = (128, 101, 64, 35)
 """Of the texts: several pages, ends inside and at the end of a page."""
 _FAR, _END = 1024, 16
 """Tokens of a text that reaches beyond windows, and how many of its last ones are compared."""
-_LOGITS_BYTES = 64 << 20
+_LOGITS_BYTES = 36 << 20
 """Held at a time. A large vocabulary gets shorter texts."""
 _TRANSFORMS = ("quantize.rotate", "quantize.smoothquant", "quantize.awq")
 """Passes after which stored weights stand for others than the original's: two links have nothing to compare with."""
@@ -104,23 +105,28 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
     alike = backend.rows_alike(pair.root)
     module = backend.unpack(pair.root)
-    plain = score_together(interpreted(module, spec, rounding=False), texts)
+    exactly = interpreted(module, spec, rounding=False)
+    plain = score_together(exactly, texts)
+    far = np.concatenate(windows)[: min(_FAR, spec["max_context"])].tolist()
+    ends = score_end(exactly, far, _END)
+    del exactly  # and its pool
     rounded = score_together(interpreted(module, spec), texts)
     program = {"rounding": _mean(_kls(rounded, alone)), "noise": _noise(plain, rounded, alone)}
     del rounded
+    release()
     allowance = 0.0 if alike else _allowance(pair.decoder, texts[-1], alone[-1], program["rounding"].value)
     served = {
         "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
         "engine": {"serving": _answers(pair.decoder, asked, allowance)},
     }
     del alone
+    release()
     if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
         program["lowering"] = _worst(_kls(plain, (_rows(executor, text) for text in texts)))
-        far = np.concatenate(windows)[: min(_FAR, pair.decoder.spec.max_context)].tolist()
-        ends = [score_end(e, far, _END) for e in (interpreted(module, spec, rounding=False), executor)]
-        served["far"] = {"lowering": _worst(_kl(*ends))}
+        served["far"] = {"lowering": _worst(_kl(ends, score_end(executor, far, _END)))}
         executor.close()
     del plain
+    release()
     found = _original_weights(pair, module)
     if isinstance(found, str):
         return Links({**served, "program": program}, (found,))

@@ -48,11 +48,11 @@ _LIBRARIES = 32_000_000
 _STEP_ROWS = 256
 """Rows of logits that the artifact computes at a time (`optcc.compile.gate`)."""
 _LINK_ROWS = 328
-"""Rows of logits that are held while links are measured (`optcc.compile.links`), twice."""
-_LINK_BYTES = 64 << 20
+"""Rows of logits that are held while links are measured (`optcc.compile.links`), three times."""
+_LINK_BYTES = 36 << 20
 """Of them at most."""
-_DEQUANTIZED = 3
-"""Matrices in float32 while the interpreter widens a stored weight: its levels, their steps, their product."""
+_DEQUANTIZED = 2
+"""Matrices in float32 while the interpreter multiplies by a stored weight: itself, and what the allocator keeps."""
 
 
 def predict_peaks(
@@ -181,7 +181,7 @@ def _linking(final: Module, source: ModelSource) -> int:
     if not isinstance(decoder, dict):
         return 0
     logits = min(_LINK_BYTES, 4 * _LINK_ROWS * int(decoder["vocab"]))  # type: ignore[arg-type]
-    return 2 * logits + _DEQUANTIZED * 4 * _largest(final) + _texts(source)
+    return 3 * logits + _DEQUANTIZED * 4 * _largest(final) + _texts(source)
 
 
 def _largest(final: Module) -> int:

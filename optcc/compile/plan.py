@@ -116,7 +116,7 @@ class Plan:
     def lossy(self) -> tuple[Pass, ...]:
         """Passes that say that they change values, and not by storing them in a scheme.
 
-        What they do can't be told from a mistake in the program or in a stored weight, so these two links have no limit.
+        What they do can't be told from a mistake in the program or in a stored weight: these links have no limit.
         """
         return tuple(
             p for p in self.pipeline if p.contract.kind == "kl" and not isinstance(p, (PackingPass, KvPass))

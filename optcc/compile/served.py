@@ -86,7 +86,7 @@ def score_together(executor: Executor, texts: Sequence[Tokens]) -> list[FloatArr
     return [logits[a:b] for a, b in pairwise(batch.query_starts.tolist())]
 
 
-def score_end(executor: Executor, text: Tokens, rows: int, most: int = 256) -> FloatArray:
+def score_end(executor: Executor, text: Tokens, rows: int, most: int = 512) -> FloatArray:
     """Logits of the last rows of one text f32[rows, V], which runs in steps of at most `most` tokens."""
     blocks = executor.spec.blocks_for(len(text))
     executor.bind(blocks)

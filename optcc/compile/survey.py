@@ -147,7 +147,9 @@ def look(
     found = [*problems, *(p for p in fresh if (p.code, p.what) not in known)]
     decoder: Any = module.attrs.get("decoder") or {}
     notes = remarks(recipe, source, str(module.attrs["kind"]), decoder.get("max_context"))
-    notes += [f"`{step}` changes values on purpose: weights and structure have no limit" for step in plan.lossy]
+    notes += [
+        f"`{step}` changes values on purpose: weights and structure have no limit" for step in plan.lossy
+    ]
     if found:
         return Survey(found, notes)
     try:

@@ -20,6 +20,8 @@ from optcc.ir.ops.library import define
 
 PARTS = ("packed", "scale", "zero", "tensor_scale")
 """The tensors of a packed weight: `dequantize`'s first operands, and what they are called after the weight."""
+_PIECE = 1 << 20
+"""Packed values that are dequantized at a time."""
 
 
 def _spread(per_group: Tensor, rows_total: int, rows: int, width: int, group: int) -> Tensor:
@@ -46,6 +48,42 @@ def dequantize(
     Shapes: packed [..., packed width], scale and zero [..., K/group] ([..., 1] for group 0; the dimension before the
     last counts blocks of rows), tensor_scale [1] -> [..., K].
     """
+    whole = packed.dim() != 2 or packed.numel() <= 2 * _PIECE or rows == 0
+    if not whole and scale.shape[0] == -(-packed.shape[0] // rows):
+        return _in_pieces(packed, scale, zero, tensor_scale, format, group, rows, dtype)
+    return _dequantize(packed, scale, zero, tensor_scale, format, group, rows, dtype)
+
+
+def _in_pieces(
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    rows: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The same, some rows after the others: levels and steps of a vocabulary are as large as what they give."""
+    height, each = packed.shape[0], max(1, _PIECE // packed.shape[1] // rows)
+    found = packed.new_empty((height, find_format(format).width(packed.shape[1])), dtype=dtype)
+    for block in range(0, scale.shape[0], each):
+        some, at = slice(block, block + each), slice(block * rows, min(height, (block + each) * rows))
+        shift = None if zero is None else zero[some]
+        found[at] = _dequantize(packed[at], scale[some], shift, tensor_scale, format, group, rows, dtype)
+    return found
+
+
+def _dequantize(
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    rows: int,
+    dtype: torch.dtype,
+) -> Tensor:
     levels = find_format(format).unpack(packed)
     height = levels.shape[-2] if levels.dim() > 1 else 1
     width = levels.shape[-1]

@@ -180,7 +180,7 @@ def loaded(compiled: Path) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_everything_but_the_executor_is_torch_free(loaded: set[str]) -> None:
-    """Up to the backend's executor, which for the reference is torch itself, nothing heavy is imported."""
+def test_nothing_heavy_is_imported_but_the_executor(loaded: set[str]) -> None:
+    """The reference backend's is torch itself; e2e/test_smollm2.py runs ONNX Runtime's without."""
     assert "tokenizers" in loaded
-    assert loaded & {"torch", "transformers", "rich"} == set()
+    assert loaded & {"transformers", "rich", "onnxruntime"} == set()

@@ -32,7 +32,14 @@ from optcc.pm import Context, parse_pipeline, run_pipeline
 from optcc.pm.instruments import Check, Record
 from optcc.recipe import list_schemes, load_recipe, load_scheme
 from optcc.recipe.fields import FIELDS
-from optcc.recipe.schema import STAGES, CalibrateOptions, CheckOptions, ModelOptions, TargetOptions
+from optcc.recipe.schema import (
+    STAGES,
+    CalibrateOptions,
+    CheckOptions,
+    ModelOptions,
+    SpeedLimit,
+    TargetOptions,
+)
 from tests.conftest import ROOT
 from tests.golden import cases
 
@@ -214,6 +221,11 @@ def test_keys_of_recipes_and_their_defaults(root: Path) -> None:
     ):
         for key, value in dataclasses.asdict(options).items():
             defaults[f"{section}.{key}"] = list(value) if isinstance(value, tuple) else value
+    del defaults["check.speed"]
+    defaults |= {
+        f"check.speed.{key.replace('_', '-')}": value
+        for key, value in dataclasses.asdict(SpeedLimit()).items()
+    }
     yaml = YAML(typ="safe", pure=True)
     shown = {key: yaml.load(cells[0].strip("`")) for key, cells in found.items() if cells[0].startswith("`")}
     shown.pop("name", None)
