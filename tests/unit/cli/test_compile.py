@@ -88,6 +88,7 @@ def test_check_measures_again(cli: Cli, compiled: Path, model: Path, tmp_path: P
         "structure",
         "rounding",
         "noise",
+        "weights",
         "serving",
     }
 
