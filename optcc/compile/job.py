@@ -100,7 +100,7 @@ class Job:
         self.thread_count = self.options.threads or recipe.target.threads or physical_cores()
         self.began = self.clock = time.perf_counter()
         self.seconds: dict[str, float] = {}
-        self.current = ""
+        self.current = self.pipeline = ""
         self.original_bytes = 0
         self.intents: list[Intent] = []
         self.backend_notes: tuple[str, ...] = ()
@@ -168,7 +168,8 @@ class Job:
         steps = plan.pipeline.passes[:until]
         keys = self._keys(source, steps)
         prove = self.prover = self._prove(source, keys, plan)
-        module, done = self._resume(keys, source, prove)
+        self.pipeline = plan.text()
+        module, done = self._resume(keys, source, plan, backend, prove)
         ctx = Context(backend.name, self.thread_count, base=self.recipe.base, progress=self.progress.step)
         instruments = self._instruments(prove)
         ready = plan.preflight_at
@@ -386,7 +387,7 @@ class Job:
         """A pass's result from the cache, proven all the same."""
         prove.before(step, module, ctx)
         self.record.add(known.records[-1])
-        self.intents = [Intent(**i) for i in known.facts["intents"]]
+        self.intents = settle(self.intents, known.module)
         self.learned, self.marks = known.facts["learned"], list(known.facts["marks"])
         prove.after(step, known.module, ctx, known.records[-1].changed)
         return known.module
@@ -403,23 +404,34 @@ class Job:
         self.cache.save(keys[0], module, [], self._facts())
         return module
 
-    def _resume(self, keys: list[str], source: ModelSource, prove: Prove | None) -> tuple[Module, int]:
+    def _resume(
+        self, keys: list[str], source: ModelSource, plan: Plan, backend: Backend, prove: Prove | None
+    ) -> tuple[Module, int]:
         """The module after the last pass that is in the cache, and how many passes that is; else a fresh capture.
 
-        Passes that are to be proven count only if they were.
+        Passes that are to be proven count only if they were. What preflight found depends on the passes that are still
+        to come: behind other ones than the cached compile had it looks again.
         """
-        if not self._watched:
-            for done in reversed(range(len(keys))):
-                entry = self.cache.load(keys[done]) if self.cache.has(keys[done]) else None
-                if entry is None or (prove and not prove.has_proven(entry.records)):
-                    continue
-                self.record.rows.extend(entry.records)
-                self.original_bytes = int(entry.facts["original_bytes"])
+        ready = plan.preflight_at
+        for done in () if self._watched else reversed(range(len(keys))):
+            entry = self.cache.load(keys[done]) if self.cache.has(keys[done]) else None
+            if entry is None or (prove and not prove.has_proven(entry.records)):
+                continue
+            known = done <= ready or entry.facts["pipeline"] == self.pipeline
+            before = None if known else self.cache.load(keys[ready])
+            if not known and before is None:
+                continue
+            self.record.rows.extend(entry.records)
+            self.original_bytes = int(entry.facts["original_bytes"])
+            self.learned, self.marks = entry.facts["learned"], list(entry.facts["marks"])
+            if before is not None:
+                self._preflight(before.module, backend, plan, source)
+                self.intents = settle(self.intents, entry.module)
+            else:
                 self.intents = [Intent(**i) for i in entry.facts["intents"]]
-                self.learned, self.marks = entry.facts["learned"], list(entry.facts["marks"])
                 self.surveyed = entry.facts["preflight"]
                 self.originals.refs = {n: TensorRef.from_json(r) for n, r in entry.facts["originals"].items()}
-                return entry.module, done
+            return entry.module, done
         return self._captured(keys, source), 0
 
     def _preflight(self, module: Module, backend: Backend, plan: Plan, source: ModelSource) -> None:
@@ -433,6 +445,7 @@ class Job:
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "pipeline": self.pipeline,
             "original_bytes": self.original_bytes,
             "intents": [dataclasses.asdict(i) for i in self.intents],
             "learned": self.learned,

@@ -10,9 +10,9 @@ import pytest
 from tests.e2e.conftest import Workshop, optcc
 from tests.needs import demo_model
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.prove]
 
-WEIGHT = "model.layers.23.self_attn.v_proj.weight"
+WEIGHT = "model.layers.7.mlp.down_proj.weight"
 
 
 def _recipe(folder: Path) -> Path:
@@ -33,7 +33,7 @@ def test_one_spoilt_weight_among_211(workshop: Workshop, tmp_path: Path) -> None
     found = json.loads(result.stdout)
     assert next(c["name"] for c in found["carriers"] if c["kind"] == "tensor") == WEIGHT
     assert found["probes"] <= 8
-    assert found["patch"]["effect"]["share"] >= 0.8 and list(found["patch"]["weights"]) == [WEIGHT]
+    assert found["patch"]["effect"]["share"] >= 0.75 and list(found["patch"]["weights"]) == [WEIGHT]
 
 
 def test_bisect_names_the_pass(workshop: Workshop, tmp_path: Path) -> None:

@@ -113,10 +113,15 @@ def choose(
     chosen, whole = _reach(offers, loss, target, measured)
     if whole is None or whole.share >= target:
         return chosen, whole
-    # Weights alone don't reach the target: the fewest that recover most of what they can.
-    if effect is not None and effect.share >= target * whole.share:
+    # Weights alone don't reach the target: the fewest bytes that recover most of what they can.
+    chosen, reached = _reach(offers, loss, target * whole.share, measured)
+    if effect is not None and effect.share >= target * whole.share and _bytes(few) <= _bytes(chosen):
         return few, effect
-    return _reach(offers, loss, target * whole.share, measured)
+    return chosen, reached
+
+
+def _bytes(chosen: Sequence[Upgrade]) -> int:
+    return sum(u.bytes for u in chosen)
 
 
 def _reach(

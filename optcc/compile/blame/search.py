@@ -20,7 +20,10 @@ ENOUGH = 0.8
 """A share of the loss that ends the search."""
 _STANDS_OUT = 6.0
 _MOST = 0.5
-"""A share of the loss that ends the search for parts when no other part stands out: the rest is spread over all."""
+"""A share of the loss that ends the search when nothing else stands out: the rest is spread over all."""
+_LITTLE = 0.1
+"""A share that what stands out must have for the next to be looked at."""
+_CANDIDATES = 4
 
 Watch = Callable[[str, int, int], None]
 
@@ -65,13 +68,18 @@ def find_parts(hybrid: Hybrid, errors: list[float], budget: int, watch: Watch) -
     leaves: list[Carrier] = []
     ordered = sorted(range(last), key=lambda n: errors[n], reverse=True)
     middle = errors[ordered[last // 2]]
-    if errors[ordered[0]] > _STANDS_OUT * middle:
-        first = _carrier(hybrid, ordered[0], ordered[0] + 1, hybrid.probe({ordered[0]}))
-        watch(first.name, hybrid.probes, budget)
-        alone = errors[ordered[1]] <= _STANDS_OUT * middle
-        if first.effect.share >= (_MOST if alone else ENOUGH):
-            return [first]
-        leaves.append(first)
+    share = 0.0
+    for number in ordered[:_CANDIDATES]:
+        if errors[number] <= _STANDS_OUT * middle:
+            break
+        leaf = _carrier(hybrid, number, number + 1, hybrid.probe({number}))
+        watch(leaf.name, hybrid.probes, budget)
+        leaves.append(leaf)
+        share += max(leaf.effect.share, 0.0)
+        if share >= ENOUGH or leaf.effect.share < _LITTLE:
+            break
+    if share >= _MOST:
+        return sorted(leaves, key=lambda c: c.effect.recovered.value, reverse=True)
     groups = [_carrier(hybrid, 0, last, whole)]
     while hybrid.probes < budget:
         splittable = [g for g in groups if len(g.segments) > 1]
