@@ -149,6 +149,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.prove
 @needs_proc
 def test_memory_is_the_artifact_and_a_layer(tmp_path: Path) -> None:
     parameters, highest = peak_of_compile(SMALL, tmp_path)

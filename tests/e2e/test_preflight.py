@@ -60,6 +60,7 @@ def _seven(folder: Path, recipe: str) -> tuple[dict[str, object], float]:
     return found, took
 
 
+@pytest.mark.prove
 def test_the_bytes_of_seven_billion_follow_from_a_configuration(tmp_path: Path) -> None:
     """Against what is worked out by hand: a byte for each value, a float32 scale for 64 of them."""
     found, _ = _seven(tmp_path, "cpu-int8")

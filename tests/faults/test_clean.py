@@ -9,13 +9,8 @@ from tests.faults.clean import CLEAN
 
 SAMPLE = [
     ("llama", "int4", 0),
-    ("llama", "int8", 0),
-    ("llama", "fp32", 0),
     ("llama", "kv8", 0),
-    ("mistral", "int4", 0),
-    ("mistral", "fp32", 0),
     ("gpt2", "int8", 0),
-    ("gpt2", "int4-gptq", 0),
 ]
 
 

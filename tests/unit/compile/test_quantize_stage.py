@@ -56,6 +56,7 @@ def test_a_recipe_that_can_not_have_its_rotation_fails(tmp_path: Path) -> None:
         compile_model(str(tmp_path / "gemma2"), recipe, tmp_path / "a", shared.quick())
 
 
+@pytest.mark.prove
 def test_training_is_cached_and_repeatable(tmp_path: Path) -> None:
     zoo.save("llama", tmp_path / "llama")
     recipe = load_recipe(_recipe(tmp_path, TRAINED), LOOSE)

@@ -38,6 +38,7 @@ def coarse(weight: str) -> str:
     )
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "weight",
     [

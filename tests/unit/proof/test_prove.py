@@ -67,6 +67,7 @@ def test_a_broken_promise_names_pass_node_and_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.prove
 def test_stages_are_held_as_a_whole(model: str, cache: Path, recipe: Recipes, tmp_path: Path) -> None:
     faulty = recipe(quantize="['./faulty.py:SwapGateUp': {layer: 0}, './faulty.py:SwapGateUp': {layer: 0}]")
     result = compile_model(model, faulty, tmp_path / "out", options(cache, "stages"))
@@ -82,6 +83,7 @@ def test_stages_are_held_as_a_whole(model: str, cache: Path, recipe: Recipes, tm
         )
 
 
+@pytest.mark.prove
 def test_proofs_are_kept_with_passes_and_cached_passes_are_proven(
     model: str, recipe: Recipes, tmp_path: Path
 ) -> None:
