@@ -176,7 +176,7 @@ DECODER: dict[str, Any] = {
             "model": "tiny", "captured_bytes": 4000, "quantized": 5, "artifact_bytes": 1990,
             "peak": {"resident": 9 * 10**8, "anonymous": 10**8}, "peak_bytes": 9 * 10**8, "anonymous_bytes": 10**8,
             "stages": {"check": {"resident": 9 * 10**8, "anonymous": 10**8}}, "disk_bytes": 5000,
-            "seconds": {"quantize": 8.0}, "estimated_seconds": 8.0, "how": {"check": "texts"},
+            "seconds": {"quantize": 8.0}, "estimated_seconds": 8.0, "how": {"check": "texts"}, "left_out": [],
             "context": {
                 "token_bytes": 10, "limit": 128, "memory_bytes": 10**10, "serving_bytes": 10**9, "fits": 9 * 10**8,
                 "block": 16, "longest": 128,
