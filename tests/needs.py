@@ -25,7 +25,7 @@ def required() -> bool:
 def _missing(what: str) -> NoReturn:
     if required():
         pytest.fail(f"{what}; a test run with CI or OPTCC_REQUIRE_MODELS set may not skip", pytrace=False)
-    pytest.skip(what)
+    pytest.skip(what, allow_module_level=True)
 
 
 def package(name: str) -> ModuleType:

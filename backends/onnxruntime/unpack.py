@@ -10,9 +10,9 @@ import torch
 from optcc.artifact.weights import SafetensorsIndex
 from optcc.backends.onnxruntime.lower.storage import read_storage
 from optcc.backends.reference.weights import open_weights
+from optcc.errors import CorruptWeights
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
-from optcc.ir.weights import WeightStore
 
 
 def unpack(root: Path) -> Module:
@@ -22,16 +22,24 @@ def unpack(root: Path) -> Module:
         CorruptWeights, IRTextError: the files can't be read.
     """
     path = root / "weights.safetensors"
-    index = SafetensorsIndex.open(path)
-    declared = parse_module((root / "model.ir").read_text())
-    store: WeightStore = open_weights(path)
-    storage = read_storage(declared, index)
+    index, stored = SafetensorsIndex.open(path), open_weights(path)
+    module = parse_module((root / "model.ir").read_text())
+    storage, weights = read_storage(module, index), module.weights
+    specs = {name: weights.spec(name) for name in weights}
     for name, repacking in storage.repackings.items():
-        dtype, shape = declared.weights.spec(name)
+        dtype, shape = specs[name]
         raw = repacking.back(np.asarray(index.view(name)).reshape(-1))
-        store.put(name, torch.from_numpy(raw).view(dtype).reshape(shape))
+        weights.put(name, torch.from_numpy(raw).view(dtype).reshape(shape))
     for table in storage.native.values():
         found = table.packing.unpack(np.asarray(index.view(table.packed)))
         for name, part in zip(table.parts, (found.packed, found.scale, found.zero), strict=False):
-            store.put(name, torch.from_numpy(part))
-    return parse_module((root / "model.ir").read_text(), store)
+            weights.put(name, torch.from_numpy(part))
+    turned = {*storage.repackings, *(name for table in storage.native.values() for name in table.parts)}
+    for name in specs.keys() - turned:
+        if name not in stored:
+            raise CorruptWeights(f"the weight {name} of the graph is not in the file", where=str(path))
+        weights.refs[name] = stored.refs[name]
+    for name, (dtype, shape) in specs.items():
+        if weights.spec(name) != (dtype, shape):
+            raise CorruptWeights(f"the weight {name} is not stored as {dtype} {shape}", where=str(path))
+    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from optcc.compile.arrays import arrays_digest
 from optcc.compile.original import Original
 from optcc.compile.samples import Inputs, function_inputs, random_windows
 from optcc.compile.spec import manifest_spec
-from optcc.compile.texts import decoder_texts, text_tools
+from optcc.compile.texts import decoder_texts, model_tools
 from optcc.errors import BadCheckData
-from optcc.frontend import LoadOptions, ModelSource, export_tokenizer
+from optcc.frontend import LoadOptions, ModelSource
 from optcc.ir.module import Module
 from optcc.pm.context import Calibration
 from optcc.recipe import CalibrateOptions, Recipe
@@ -42,28 +41,25 @@ def calibration(
     Raises:
         BadCheckData: a text is missing or too short.
     """
-    with tempfile.TemporaryDirectory(prefix="optcc-tokenizer-") as folder:
-        if source.directory is not None:
-            export_tokenizer(source, Path(folder) / "tokenizer")
-        tools = text_tools(Path(folder))
-        if module.attrs.get("kind") == "decoder":
-            decoder: Any = module.attrs["decoder"]
-            window = min(options.window, int(decoder["max_context"]))
-            if tools is None:
-                sets = [random_windows(int(decoder["vocab"]), options.tokens, window, seed=1000)]
-            else:
-                sets = decoder_texts(
-                    tools,
-                    options,
-                    window,
-                    "calibration",
-                    source.digest,
-                    lambda: Original(source, load),
-                    base,
-                )
-            return _of_texts(sets)
-        tokenizer = tools.tokenizer if tools else None
-        inputs = function_inputs(source, manifest_spec(module), tokenizer, options, base, split="calibration")
+    tools = model_tools(source)
+    if module.attrs.get("kind") == "decoder":
+        decoder: Any = module.attrs["decoder"]
+        window = min(options.window, int(decoder["max_context"]))
+        if tools is None:
+            sets = [random_windows(int(decoder["vocab"]), options.tokens, window, seed=1000)]
+        else:
+            sets = decoder_texts(
+                tools,
+                options,
+                window,
+                "calibration",
+                source.digest,
+                lambda: Original(source, load),
+                base,
+            )
+        return _of_texts(sets)
+    tokenizer = tools.tokenizer if tools else None
+    inputs = function_inputs(source, manifest_spec(module), tokenizer, options, base, split="calibration")
     return _of_functions(inputs)
 
 

@@ -101,25 +101,26 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     share = min(1.0, room / sum(_LENGTHS))
     lengths = [max(4, int(n * share)) for n in _LENGTHS]
     texts = [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
-    alone = [_rows(pair.decoder, text) for text in texts]
     backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
-    alike = backend.rows_alike(pair.root)
+    alone = [_rows(pair.decoder, text) for text in texts]
+    spread = 0.0 if backend.rows_alike(pair.root) else _spread(pair.decoder, texts[-1], alone[-1])
+    requests, answers = _requests(pair.decoder, texts, alone), _answers(pair.decoder, asked)
+    pair.rest()
     module = backend.unpack(pair.root)
     exactly = interpreted(module, spec, rounding=False)
     plain = score_together(exactly, texts)
     far = np.concatenate(windows)[: min(_FAR, spec["max_context"])].tolist()
     ends = score_end(exactly, far, _END)
     del exactly  # and its pool
+    release()
     rounded = score_together(interpreted(module, spec), texts)
     program = {"rounding": _mean(_kls(rounded, alone)), "noise": _noise(plain, rounded, alone)}
-    del rounded
-    release()
-    allowance = 0.0 if alike else _allowance(pair.decoder, texts[-1], alone[-1], program["rounding"].value)
+    allowance = _allowance(spread, program["rounding"].value)
     served = {
-        "requests": {"serving": _requests(pair.decoder, texts, alone, allowance)},
-        "engine": {"serving": _answers(pair.decoder, asked, allowance)},
+        "requests": {"serving": _beyond(requests, allowance)},
+        "engine": {"serving": _beyond(answers, allowance)},
     }
-    del alone
+    del rounded, alone
     release()
     if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
         program["lowering"] = _worst(_kls(plain, (_rows(executor, text) for text in texts)))
@@ -160,31 +161,35 @@ def _noise(plain: Rows, program: Rows, artifact: Rows) -> Estimate:
     return exact(float(found.mean()) / max(float(wanted.mean()), _LEAST_NOISE), len(found))
 
 
-def _allowance(executor: Executor, text: Sequence[int], alone: FloatArray, rounding: float) -> float:
+def _spread(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:
+    """How far two equal requests in one batch are from the same text alone, in nats in the mean."""
+    pair = list(serve(executor, [text, text], together=True))
+    return float(np.concatenate([_kl(alone[s.positions], s.logits) for s in pair]).mean())
+
+
+def _allowance(spread: float, rounding: float) -> float:
     """What a text may differ by from itself without a fault where rows aren't alike, in nats.
 
     Kernels that sum in another order for another number of rows flip roundings of activations, and no two batches
-    agree. It follows from how far two equal requests in one batch are from the same text alone; but a fault of batches
-    is in that too, so it is not more than what the same noise does between program and artifact (`rounding`).
+    agree. It follows from `spread`; but a fault of batches is in that too, so it is not more than what the same noise
+    does between program and artifact (`rounding`).
     """
-    pair = list(serve(executor, [text, text], together=True))
-    kl = np.concatenate([_kl(alone[s.positions], s.logits) for s in pair])
-    return min(3.0 * float(kl.mean()), 3.0 * rounding, _MOST_NOISE) if kl.any() else 0.0
+    return min(3.0 * spread, 3.0 * rounding, _MOST_NOISE)
 
 
 def _requests(
-    executor: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray], allowance: float
-) -> Estimate:
+    executor: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray]
+) -> npt.NDArray[np.float64]:
+    """KL of every token served among others to the same token alone."""
     found = chain(serve(executor, texts), serve_at_once(executor, texts))
-    kl = np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in found])
-    return _beyond(kl, allowance)
+    return np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in found])
 
 
-def _answers(executor: Executor, asked: Asked, allowance: float) -> Estimate:
-    behind = shortfall(executor, asked.prompts, asked.answers, asked.tokens)
+def _answers(executor: Executor, asked: Asked) -> npt.NDArray[np.float64]:
+    """By how much every answered token is not the best one; infinite where an answer ends wrongly."""
     if stops_wrongly(executor, asked.prompts[0], asked.answers[0]):
-        behind = np.array([math.inf])
-    return _beyond(behind, allowance)
+        return np.array([math.inf])
+    return shortfall(executor, asked.prompts, asked.answers, asked.tokens)
 
 
 def _beyond(nats: npt.NDArray[np.float64], allowance: float) -> Estimate:

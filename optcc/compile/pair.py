@@ -57,11 +57,16 @@ class Pair:
     def _backend(self) -> Backend:
         return load_backend(str(self.manifest.target["backend"]))
 
-    def close(self) -> None:
-        """Close what was opened."""
+    def rest(self) -> None:
+        """Close the artifact's executor until it is asked for again: its weights needn't be mapped meanwhile."""
         if "decoder" in self.__dict__:
             self.decoder.close()
-        for name in ("original", "decoder", "function"):
+            del self.__dict__["decoder"]
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.rest()
+        for name in ("original", "function"):
             self.__dict__.pop(name, None)
 
 

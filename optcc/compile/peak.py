@@ -51,8 +51,10 @@ _LINK_ROWS = 328
 """Rows of logits that are held while links are measured (`optcc.compile.links`), three times."""
 _LINK_BYTES = 36 << 20
 """Of them at most."""
-_DEQUANTIZED = 2
-"""Matrices in float32 while the interpreter multiplies by a stored weight: itself, and what the allocator keeps."""
+_DEQUANTIZED = 4
+"""Matrices in float32 while the interpreter multiplies by a stored weight: levels, steps, their product, and it."""
+_ROWS = 1 << 21
+"""Values that are dequantized at a time (`optcc.ir.ops.quantized`)."""
 
 
 def predict_peaks(
@@ -181,7 +183,7 @@ def _linking(final: Module, source: ModelSource) -> int:
     if not isinstance(decoder, dict):
         return 0
     logits = min(_LINK_BYTES, 4 * _LINK_ROWS * int(decoder["vocab"]))  # type: ignore[arg-type]
-    return 3 * logits + _DEQUANTIZED * 4 * _largest(final) + _texts(source)
+    return 3 * logits + _DEQUANTIZED * 4 * min(_largest(final), _ROWS) + _texts(source)
 
 
 def _largest(final: Module) -> int:

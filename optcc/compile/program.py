@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from optcc.backends.reference.executor import ReferenceExecutor
 from optcc.export.stored import StoredWeight
 from optcc.ir.module import Module
-from optcc.ir.ops.quantized import PARTS, dequantize
+from optcc.ir.ops.quantized import PARTS, dequantized_rows, linear_by_rows
 from optcc.ir.pattern import normalized
 from optcc.runtime.executor import Executor
 
@@ -51,10 +51,11 @@ class OriginalWeights:
         value = found.detach() if name == weight.name else found.detach().T
         return value if tuple(value.shape) == (weight.rows, weight.width) else None
 
-    def read(self, held: str) -> Tensor:
-        """All rows of a weight as the artifact holds it, stacked ones one below the other; float32."""
-        pieces = [found for w in self._pieces[held] if (found := self.find(w)) is not None]
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).float()
+    def read(self, held: str) -> Iterator[Tensor]:
+        """All rows of a weight as the artifact holds it, stacked ones one after the other; float32."""
+        for weight in self._pieces[held]:
+            if (found := self.find(weight)) is not None:
+                yield found.float()
 
 
 def interpreted(module: Module, spec: Mapping[str, Any], *, rounding: bool = True) -> Executor:
@@ -73,8 +74,8 @@ def unrounded(module: Module, spec: Mapping[str, Any], weights: OriginalWeights)
     return ReferenceExecutor(module, spec, calls=calls, plain=True)
 
 
-Read = Callable[[str], Tensor]
-"""Name of a quantized weight, as it is held, to its values [O, K]."""
+Read = Callable[[str], Iterator[Tensor]]
+"""Name of a quantized weight, as it is held, to its values [O, K], some rows after the others."""
 
 
 def _own(module: Module) -> Read:
@@ -83,12 +84,14 @@ def _own(module: Module) -> Read:
         _held(node.args[1]): normalized(node)[0][6:9] for node in module.find(_OPS.quantized_linear.default)
     }
 
-    def read(held: str) -> Tensor:
-        parts = [module.weights[n] if (n := f"{held}.{part}") in module.weights else None for part in PARTS]
-        assert parts[0] is not None
-        assert parts[1] is not None
+    def read(held: str) -> Iterator[Tensor]:
+        packed, scale, zero, tensor_scale = (
+            module.weights[n] if (n := f"{held}.{part}") in module.weights else None for part in PARTS
+        )
+        assert packed is not None
+        assert scale is not None
         format, group, rows = layouts[held]
-        return dequantize(parts[0], parts[1], parts[2], parts[3], format, group, rows, torch.float32)
+        return dequantized_rows(packed, scale, zero, tensor_scale, format, group, rows, torch.float32)
 
     return read
 
@@ -128,16 +131,21 @@ def _held(packed: Any) -> str:
     return str(packed.target).removesuffix(".packed")
 
 
-def _linear(read: Callable[[], Tensor], x: Tensor, *rest: Any) -> Tensor:
-    return functional.linear(x, read().to(x.dtype), rest[4])
+def _linear(read: Callable[[], Iterator[Tensor]], x: Tensor, *rest: Any) -> Tensor:
+    return linear_by_rows(x, read(), rest[4])
 
 
-def _embedding(read: Callable[[], Tensor], ids: Tensor, *rest: Any) -> Tensor:
-    return functional.embedding(ids, read()).to(rest[-1])
+def _embedding(read: Callable[[], Iterator[Tensor]], ids: Tensor, *rest: Any) -> Tensor:
+    return functional.embedding(ids, _joined(read())).to(rest[-1])
 
 
-def _weight(read: Callable[[], Tensor], *rest: Any) -> Tensor:
-    return read().to(rest[-1])
+def _weight(read: Callable[[], Iterator[Tensor]], *rest: Any) -> Tensor:
+    return _joined(read()).to(rest[-1])
+
+
+def _joined(rows: Iterator[Tensor]) -> Tensor:
+    pieces = list(rows)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _first(x: Tensor, *_: Any) -> Tensor:

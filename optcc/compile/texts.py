@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from optcc.accuracy.data import Split, TextSet, load_text_sets
 from optcc.accuracy.overlap import REPEATED, SHARED, repeated, shared
 from optcc.compile.original import Original
 from optcc.errors import BadCheckData
+from optcc.frontend import ModelSource, export_tokenizer
 from optcc.recipe import CalibrateOptions, CheckOptions
 from optcc.runtime.chat import ChatTemplate
 from optcc.runtime.tokenizer import Tokenizer
@@ -38,6 +40,15 @@ def text_tools(root: Path) -> TextTools | None:
     special = tokenizer.special
     template = ChatTemplate.load(folder, bos_token=special.bos_token or "", eos_token=special.eos_token or "")
     return TextTools(tokenizer, lambda messages: template.render([dict(m) for m in messages]))
+
+
+def model_tools(source: ModelSource) -> TextTools | None:
+    """Those of a model that nothing was written of yet."""
+    if source.directory is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="optcc-tokenizer-") as folder:
+        export_tokenizer(source, Path(folder) / "tokenizer")
+        return text_tools(Path(folder))  # all of it is read now, nothing later
 
 
 def decoder_texts(

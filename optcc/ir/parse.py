@@ -17,7 +17,7 @@ from optcc.errors import IRTextError
 from optcc.ir.infer import DIM_FUNCTIONS
 from optcc.ir.module import Module
 from optcc.ir.text import VERSION
-from optcc.ir.types import DTYPES, parse_type, show_type
+from optcc.ir.types import DTYPES, parse_spec, parse_type, show_type
 from optcc.ir.weights import WeightStore
 
 _NODE = re.compile(r"%(\w+) : (.+?) = (.+?)(?:  // (.*))?$")
@@ -96,8 +96,8 @@ class _Reader:
             match = re.fullmatch(r"@(\S+|\".*\") : (.+)", line)
             if not match:
                 raise self.fail(f"can't read the weight `{line}`")
-            fake = parse_type(match[2], self.module.dims)
-            self.module.weights.declare(_unquote(match[1]), fake.dtype, tuple(int(n) for n in fake.shape))
+            dtype, shape = parse_spec(match[2], self.module.dims)
+            self.module.weights.declare(_unquote(match[1]), dtype, tuple(int(n) for n in shape))
         self.at = resume
 
     def graph(self, name: str) -> None:

@@ -7,7 +7,7 @@ import re
 import torch
 
 from optcc.errors import IRTextError
-from optcc.ir.dims import Dims
+from optcc.ir.dims import Dim, Dims
 
 Value = torch.Tensor | int | float | bool | torch.SymInt | tuple["Value", ...] | list["Value"] | None
 """What a node's `meta["val"]` holds: a fake tensor, a symbolic or plain number, or a tuple of them."""
@@ -48,11 +48,15 @@ def parse_type(text: str, dims: Dims) -> torch.Tensor:
     Raises:
         IRTextError: `text` isn't a tensor type.
     """
+    return dims.tensor(*parse_spec(text, dims))
+
+
+def parse_spec(text: str, dims: Dims) -> tuple[torch.dtype, list[Dim]]:
+    """Element type and shape of a tensor type. Raises as `parse_type`."""
     match = re.fullmatch(r"(\w+)\[(.*)\]", text.strip())
     if not match or match[1] not in DTYPES:
         raise IRTextError(f"`{text}` is not a tensor type")
-    shape = [dims.parse(d) for d in _split(match[2])]
-    return dims.tensor(DTYPES[match[1]], shape)
+    return DTYPES[match[1]], [dims.parse(d) for d in _split(match[2])]
 
 
 def _split(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from optcc.artifact import Artifact
 from optcc.backends.registry import load_backend
 from optcc.compile import CompileOptions, CompileResult, compile_model
 from optcc.recipe import load_recipe
+from tests.needs import package
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def example(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The example's module in a copy of its folder, with a network that was trained there for fewer steps."""
-    pytest.importorskip("onnxruntime")
+    package("onnxruntime")
     folder = shutil.copytree(root / "examples" / "vision", tmp_path_factory.mktemp("vision") / "vision")
     spec = importlib.util.spec_from_file_location("vision_net", folder / "net.py")
     assert spec is not None

@@ -10,6 +10,7 @@ import pytest
 
 from optcc.errors import NotATextModel
 from optcc.runtime import BadPrompt, ChatTemplate
+from tests.needs import package
 
 CHATML = """{% for message in messages %}
     {%- if loop.first and message.role != 'system' %}
@@ -44,7 +45,7 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"x": "<in
 @pytest.mark.parametrize("prompt", [True, False])
 @pytest.mark.parametrize("tools", [None, TOOLS])
 def test_same_as_transformers(source: str, prompt: bool, tools: list[dict[str, Any]] | None) -> None:
-    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    utils = package("transformers.utils.chat_template_utils")
     (theirs,), _ = utils.render_jinja_template(
         [TALK],
         tools=tools,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,8 @@ from optcc.compile.calibrate import window_batch
 from optcc.compile.original import Original
 from optcc.compile.samples import function_inputs, random_windows
 from optcc.compile.spec import manifest_spec
-from optcc.compile.texts import decoder_texts, text_tools
-from optcc.frontend import LoadOptions, ModelSource, export_tokenizer
+from optcc.compile.texts import decoder_texts, model_tools
+from optcc.frontend import LoadOptions, ModelSource
 from optcc.ir.module import Module
 from optcc.recipe import CheckOptions
 
@@ -69,36 +68,33 @@ def proof_data(
     Raises:
         BadCheckData: a text is missing or too short.
     """
-    with tempfile.TemporaryDirectory(prefix="optcc-tokenizer-") as folder:
-        if source.directory is not None:
-            export_tokenizer(source, Path(folder) / "tokenizer")
-        tools = text_tools(Path(folder))
-        if module.attrs.get("kind") == "decoder":
-            decoder: Any = module.attrs["decoder"]
-            window = min(window, options.window, int(decoder["max_context"]))
-            note = None
-            if tools is None:
-                sets = [random_windows(int(decoder["vocab"]), windows * window, window)]
-                note = "the model has no tokenizer: random tokens stand for text"
-            else:
-                # Conversations would have to be answered by the original first; other texts cost nothing.
-                names = tuple(n for n in options.data if n != "chat")[:windows] or options.data
-                part = replace(options, data=names, tokens=windows * window, window=window)
-                sets = decoder_texts(
-                    tools, part, window, "check", source.digest, lambda: Original(source, load), base
-                )
-            found = [s.windows[:windows] for s in sets]
-            batches = tuple(window_batch(torch.from_numpy(w)) for text in found for w in text)
-            units = make_units([[len(w) for w in text] for text in found])
-            digest = _digest(batches)
-            return ProofData(batches, units, digest, sum(len(b["input_ids"]) for b in batches), note)
-        tokenizer = tools.tokenizer if tools else None
-        inputs = function_inputs(source, manifest_spec(module), tokenizer, options, base)
-        batches = tuple(
-            {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
-            for batch in inputs.batches[:windows]
-        )
-        return ProofData(batches, None, _digest(batches), 0, inputs.note)
+    tools = model_tools(source)
+    if module.attrs.get("kind") == "decoder":
+        decoder: Any = module.attrs["decoder"]
+        window = min(window, options.window, int(decoder["max_context"]))
+        note = None
+        if tools is None:
+            sets = [random_windows(int(decoder["vocab"]), windows * window, window)]
+            note = "the model has no tokenizer: random tokens stand for text"
+        else:
+            # Conversations would have to be answered by the original first; other texts cost nothing.
+            names = tuple(n for n in options.data if n != "chat")[:windows] or options.data
+            part = replace(options, data=names, tokens=windows * window, window=window)
+            sets = decoder_texts(
+                tools, part, window, "check", source.digest, lambda: Original(source, load), base
+            )
+        found = [s.windows[:windows] for s in sets]
+        batches = tuple(window_batch(torch.from_numpy(w)) for text in found for w in text)
+        units = make_units([[len(w) for w in text] for text in found])
+        digest = _digest(batches)
+        return ProofData(batches, units, digest, sum(len(b["input_ids"]) for b in batches), note)
+    tokenizer = tools.tokenizer if tools else None
+    inputs = function_inputs(source, manifest_spec(module), tokenizer, options, base)
+    batches = tuple(
+        {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in batch.items()}
+        for batch in inputs.batches[:windows]
+    )
+    return ProofData(batches, None, _digest(batches), 0, inputs.note)
 
 
 def _digest(batches: tuple[Mapping[str, Tensor], ...]) -> str:

@@ -10,6 +10,7 @@ is how the interpreter computes the same thing as the kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -48,42 +49,13 @@ def dequantize(
     Shapes: packed [..., packed width], scale and zero [..., K/group] ([..., 1] for group 0; the dimension before the
     last counts blocks of rows), tensor_scale [1] -> [..., K].
     """
-    whole = packed.dim() != 2 or packed.numel() <= 2 * _PIECE or rows == 0
-    if not whole and scale.shape[0] == -(-packed.shape[0] // rows):
-        return _in_pieces(packed, scale, zero, tensor_scale, format, group, rows, dtype)
-    return _dequantize(packed, scale, zero, tensor_scale, format, group, rows, dtype)
-
-
-def _in_pieces(
-    packed: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    tensor_scale: Tensor | None,
-    format: str,
-    group: int,
-    rows: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """The same, some rows after the others: levels and steps of a vocabulary are as large as what they give."""
-    height, each = packed.shape[0], max(1, _PIECE // packed.shape[1] // rows)
-    found = packed.new_empty((height, find_format(format).width(packed.shape[1])), dtype=dtype)
-    for block in range(0, scale.shape[0], each):
-        some, at = slice(block, block + each), slice(block * rows, min(height, (block + each) * rows))
-        shift = None if zero is None else zero[some]
-        found[at] = _dequantize(packed[at], scale[some], shift, tensor_scale, format, group, rows, dtype)
-    return found
-
-
-def _dequantize(
-    packed: Tensor,
-    scale: Tensor,
-    zero: Tensor | None,
-    tensor_scale: Tensor | None,
-    format: str,
-    group: int,
-    rows: int,
-    dtype: torch.dtype,
-) -> Tensor:
+    pieces = _row_pieces(packed, scale, rows)
+    if len(pieces) > 1:  # levels and steps of a vocabulary are as large as what they give
+        found = packed.new_empty((packed.shape[0], find_format(format).width(packed.shape[1])), dtype=dtype)
+        for at, some in pieces:
+            shift = None if zero is None else zero[some]
+            found[at] = dequantize(packed[at], scale[some], shift, tensor_scale, format, group, rows, dtype)
+        return found
     levels = find_format(format).unpack(packed)
     height = levels.shape[-2] if levels.dim() > 1 else 1
     width = levels.shape[-1]
@@ -91,6 +63,40 @@ def _dequantize(
         levels = levels - _spread(zero.to(torch.float32), height, rows, width, group)
     steps = _spread(decode_scale(scale, tensor_scale), height, rows, width, group)
     return (levels * steps).to(dtype)
+
+
+def dequantized_rows(
+    packed: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    tensor_scale: Tensor | None,
+    format: str,
+    group: int,
+    rows: int,
+    dtype: torch.dtype,
+) -> Iterator[Tensor]:
+    """What `dequantize` gives, rows of a large matrix after one another, for who needn't hold all of them."""
+    for at, some in _row_pieces(packed, scale, rows):
+        shift = None if zero is None else zero[some]
+        yield dequantize(packed[at], scale[some], shift, tensor_scale, format, group, rows, dtype)
+
+
+def _row_pieces(packed: Tensor, scale: Tensor, rows: int) -> list[tuple[slice, slice]]:
+    """A large matrix cut into rows that are worked on one after the other, each with its blocks of scales.
+
+    Shapes: packed [O, packed width], scale [blocks of `rows` rows, K/group]. Anything else stays in one piece.
+    """
+    whole = [(slice(None), slice(None))]
+    if packed.dim() != 2 or packed.numel() <= 2 * _PIECE or rows == 0:
+        return whole
+    height, blocks = packed.shape[0], scale.shape[0]
+    each = max(1, _PIECE // packed.shape[1] // rows)
+    if blocks != -(-height // rows) or each >= blocks:
+        return whole
+    return [
+        (slice(first * rows, min(height, (first + each) * rows)), slice(first, first + each))
+        for first in range(0, blocks, each)
+    ]
 
 
 def quantize_activation(
@@ -148,11 +154,18 @@ def quantized_linear(
     x' is x, or with `act_format` not empty x quantized and back with scales of type `act_scale`.
     Shapes: x [..., K], packed [O, packed width], scale and zero [O/rows, K/group], bias [O] -> [..., O].
     """
-    weight = dequantize(packed, scale, zero, tensor_scale, format, group, rows, x.dtype)
     if act_format:
         values, scales = quantize_activation(x, act_format, act_group, act_scale, None)
         x = dequantize(values, scales, None, None, act_format, act_group, 1, x.dtype)
-    return F.linear(x, weight, bias)
+    weight = dequantized_rows(packed, scale, zero, tensor_scale, format, group, rows, x.dtype)
+    return linear_by_rows(x, weight, bias)
+
+
+def linear_by_rows(x: Tensor, weight: Iterable[Tensor], bias: Tensor | None) -> Tensor:
+    """`linear(x, weight, bias)` of a weight that comes some rows after the others. Shapes: x [..., K] -> [..., O]."""
+    parts = [F.linear(x, rows.to(x.dtype)) for rows in weight]
+    found = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    return found if bias is None else found + bias
 
 
 def quantized_embedding(

@@ -12,6 +12,7 @@ from benchmarks.cpu.inputs import Inputs
 from benchmarks.cpu.results import Results
 from benchmarks.cpu.table import page
 from benchmarks.cpu.workload import Workload
+from tests.needs import package
 from tests.unit.benchmarks.conftest import make_contestant
 
 INPUTS = Inputs([[1] * 64] * 16, [[2] * 512] * 8, [[3] * 512] * 16, "d")
@@ -90,7 +91,7 @@ def test_the_page_says_all(results: Results) -> None:
 
 
 def test_the_plot_is_written_and_says_the_same_again(results: Results, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    package("matplotlib")
     write_report(results, tmp_path / "out.json")
     first = (tmp_path / "out.svg").read_bytes()
     assert main(["report", str(tmp_path / "out.json")]) == 0

@@ -26,6 +26,7 @@ from optcc.pm.text import parse_pipeline
 from optcc.recipe import load_recipe
 from optcc.recipe.schemes import list_schemes, load_scheme
 from tests import zoo
+from tests.needs import package
 from tests.unit.passes.conftest import step
 
 FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm"
@@ -221,7 +222,7 @@ def test_damage_is_found(
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_reference_reader(scheme: str, compiled: Compiled, model: Path, tmp_path: Path) -> None:
     """compressed-tensors' own decompression of what is written gives our dequantized values."""
-    pytest.importorskip("compressed_tensors")
+    package("compressed_tensors")
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationConfig
 

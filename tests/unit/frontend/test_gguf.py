@@ -17,9 +17,9 @@ from optcc.frontend import ModelSource, capture, export_tokenizer, load_original
 from optcc.frontend.gguf.metadata import ARCHITECTURES
 from optcc.frontend.gguf.tensors import names_by_gguf
 from tests import zoo
-from tests.needs import demo_model
+from tests.needs import demo_model, package
 
-gguf = pytest.importorskip("gguf")
+gguf = package("gguf")
 
 # What llama.cpp's converter would write: changes to the zoo's configurations that GGUF can express.
 _CHANGES: dict[str, dict[str, Any]] = {

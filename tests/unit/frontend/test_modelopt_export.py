@@ -19,9 +19,10 @@ from optcc.frontend.quantized import find_quantized
 from optcc.ir.interpret import interpret
 from optcc.ir.ops.quantized import PARTS, dequantize
 from tests import zoo
+from tests.needs import package
 from tests.unit.passes.conftest import step
 
-pytest.importorskip("modelopt", reason="needs nvidia-modelopt")
+package("modelopt")
 
 LENGTH = 24
 

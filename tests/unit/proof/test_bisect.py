@@ -10,24 +10,11 @@ import pytest
 from optcc.compile.bisect import BisectResult, bisect
 from optcc.compile.progress import Silent
 from optcc.recipe import Recipe
+from tests.unit.passes.pipelines import CANONICALIZE
 
 Recipes = Callable[..., Recipe]
 DOWN = "model.layers.1.mlp.down_proj.weight"
-CANONICAL = [
-    "spelling",
-    "operands",
-    "identities",
-    "shapes",
-    "constants",
-    "duplicates",
-    "activation",
-    "norm",
-    "rope",
-    "layout",
-    "slices",
-    "dead-code",
-    "form",
-]
+CANONICAL = list(dict.fromkeys(CANONICALIZE.split(",")))
 
 
 def run(
@@ -38,8 +25,7 @@ def run(
 
 def canonicalize(fault: str, at: int) -> str:
     """The stage with a fault in it."""
-    names = [f"canonicalize.{name}" for name in CANONICAL]
-    return "[" + ", ".join([*names[:at], fault, *names[at:]]) + "]"
+    return "[" + ", ".join([*CANONICAL[:at], fault, *CANONICAL[at:]]) + "]"
 
 
 def test_a_good_recipe_has_nobody_to_blame(model: str, cache: Path, recipe: Recipes) -> None:

@@ -16,6 +16,7 @@ from optcc.pm import Context, parse_pipeline, run_pipeline
 from optcc.pm.instruments import Record
 from optcc.recipe import Recipe, load_recipe
 from tests import zoo
+from tests.needs import package
 from tests.unit.passes.pipelines import CANONICALIZE, FUSE
 
 Recipes = Callable[..., Recipe]
@@ -102,7 +103,7 @@ def test_proofs_are_kept_with_passes_and_cached_passes_are_proven(
 
 
 def test_every_lowered_operator_is_held_to_the_reference(model: str, cache: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    package("onnxruntime")
     small = ["target.threads=1", "check.tokens=64", "check.window=32", "check.limits.greedy=0"]
     loose = ["check.limits.kl=1", "check.limits.top1=0.1", "check.limits.nll=1"]
     result = compile_model(model, load_recipe("cpu-int8", [*small, *loose]), tmp_path / "out", options(cache))
