@@ -149,9 +149,16 @@ def main() -> int:
             outcome = known.get(case.key)
             if outcome is None:
                 arguments = (case.recipe, case.seed)
-                outcome = (
-                    bench.judge(case.fault, *arguments) if case.fault else bench.clean(case.model, *arguments)
-                )
+                try:
+                    outcome = (
+                        bench.judge(case.fault, *arguments)
+                        if case.fault
+                        else bench.clean(case.model, *arguments)
+                    )
+                except Exception as error:  # the harness, not the product: the others still tell something
+                    print(f"BROKEN {case.recipe:9} {case.name}: {error!r}", flush=True)
+                    good = False
+                    continue
                 fresh = [bench.known[key] for key in set(bench.known) - before]
                 with record.open("a") as file:
                     file.writelines(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,11 +22,17 @@ from optcc.recipe import Recipe
 from optcc.recipe.schemes import WeightFormat
 
 _SIDE = 768
-_GREEDY = 24 * 2
-"""Steps of the check's greedy answers that read all weights: the original's and the artifact's."""
-_LINKED = 8 * 328
-"""Tokens that the check's links take through one side or the other (`optcc.compile.links`)."""
-_LINEAR = torch.ops.aten.linear.default
+_EAGER = 0.45
+"""Of the rate of large products, what a model's own code and the interpreter reach on windows of text."""
+_LINKED, _WIDENED = 2000, 4
+"""Tokens that the check's links interpret, and how often all weights are dequantized for it (`optcc.compile.links`)."""
+_COMPARED = 8e-9
+"""Seconds for one logit of both sides."""
+_ANSWERED = 0.17
+"""Seconds a layer of the original's greedy answers: its code runs for each token of few requests."""
+_OPENED = 5.0
+"""Seconds to import and build the original's code."""
+_LINEAR, _ATTENTION = torch.ops.aten.linear.default, torch.ops.optcc.attention.default
 
 
 def predict_seconds(module: Module, drawn: Sketch, recipe: Recipe, plan: Plan) -> dict[str, float]:
@@ -46,12 +53,24 @@ def predict_seconds(module: Module, drawn: Sketch, recipe: Recipe, plan: Plan) -
             if step.calibrates:
                 seconds += _learning(module, step, recipe.base, recipe.calibrate.tokens, count) / products
             found["quantize"] = found.get("quantize", 0.0) + seconds
-    found["lower"] = 3 * sum(drawn.stored.values()) / reading
+    # Each stored weight is compared with the original's for the ledger; the file is written, hashed and read back.
+    found["lower"] = weights / rounding + 4 * sum(drawn.stored.values()) / reading
     if recipe.check.enabled:
-        # Both sides read every token; the artifact's kernels are about as fast as a product in float32.
-        tokens = 2 * recipe.check.tokens + _LINKED
-        found["check"] = 2 * weights * tokens / products + _GREEDY * 4 * weights / reading
+        found["check"] = _checking(module, recipe, products, rounding)
     return {stage: round(seconds, 2) for stage, seconds in found.items()}
+
+
+def _checking(module: Module, recipe: Recipe, products: float, rounding: float) -> float:
+    """Both sides read every token; the artifact's kernels are about as fast as large products in float32."""
+    weights, tokens = _multiplied(module), recipe.check.tokens
+    decoder: Any = module.attrs.get("decoder")
+    read = 2.0 * weights * tokens * (1 + 1 / _EAGER) / products
+    if not isinstance(decoder, dict):
+        return _OPENED + read
+    layers = sum(1 for _ in module.find(_ATTENTION))
+    linked = 2.0 * weights * _LINKED / (_EAGER * products) + (1 + _WIDENED) * weights / rounding
+    compared = _COMPARED * tokens * int(decoder["vocab"])
+    return _OPENED + read + linked + compared + _ANSWERED * layers
 
 
 def _multiplied(module: Module) -> int:

@@ -8,7 +8,8 @@ measured by itself, on a few hundred tokens:
 * `lowering`: what the backend computes, against the program interpreted over the same stored weights, both without
   rounding activations; `rounding`: the same with it, which is noisy; and `noise`: whether rounding costs the backend as
   much as it costs the program;
-* `serving`: a text served in chunks, among others, over used pages, against the same text alone.
+* `serving`: a text served in chunks, among others, over used pages, against the same text alone; and sampled tokens
+  against the distribution they should come from.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from optcc.accuracy.metrics import FloatArray, compare_rows
 from optcc.backends.registry import load_backend
 from optcc.compile.pair import Pair
 from optcc.compile.program import OriginalWeights, interpreted, unrounded
+from optcc.compile.sampled import NOISY, engine_misses, sampler_misses
 from optcc.compile.served import score_end, score_together, serve, serve_at_once, shortfall, stops_wrongly
 from optcc.compile.weight_error import WeightError, plain_error, weight_error
 from optcc.errors import ExportRefused
@@ -103,8 +105,14 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     texts = [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
     backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
     alone = [_rows(pair.decoder, text) for text in texts]
-    spread = 0.0 if backend.rows_alike(pair.root) else _spread(pair.decoder, texts[-1], alone[-1])
+    alike = backend.rows_alike(pair.root)
+    spread = 0.0 if alike else _spread(pair.decoder, texts[-1], alone[-1])
     requests, answers = _requests(pair.decoder, texts, alone), _answers(pair.decoder, asked)
+    slack = {} if alike else {"slack": NOISY}
+    sampled = max(
+        sampler_misses(pair.decoder, texts[0]),
+        engine_misses(pair.decoder, asked.prompts, asked.tokens, **slack),
+    )
     pair.rest()
     module = backend.unpack(pair.root)
     exactly = interpreted(module, spec, rounding=False)
@@ -119,6 +127,7 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     served = {
         "requests": {"serving": _beyond(requests, allowance)},
         "engine": {"serving": _beyond(answers, allowance)},
+        "sampler": {"serving": exact(sampled, len(asked.prompts) * asked.tokens)},
     }
     del rounded, alone
     release()

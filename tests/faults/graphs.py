@@ -49,8 +49,8 @@ def _residual_adds(module: Module) -> list[fx.Node]:
     """Sums of two values as wide as the model."""
     adds = [n for n in ops(module, "aten.add.Tensor") if isinstance(n.args[1], fx.Node)]
     same = [n for n in adds if n.args[0].meta["val"].shape == n.args[1].meta["val"].shape]  # type: ignore[union-attr]
-    width = max(int(n.meta["val"].shape[-1]) for n in same if n.meta["val"].dim() == 2)
-    return [n for n in same if int(n.meta["val"].shape[-1]) == width and n.meta["val"].dim() == 2]
+    width = max(int(n.meta["val"].shape[-1]) for n in same)
+    return [n for n in same if int(n.meta["val"].shape[-1]) == width]
 
 
 def _residual_twice(module: Module) -> None:
@@ -74,9 +74,12 @@ def _final_norm(module: Module) -> None:
     _skip(node, node.args[0])  # type: ignore[arg-type]
 
 
-def _norm_weight(change: Callable[[torch.Tensor], torch.Tensor], suffix: str = "norm.weight") -> EditModule:
+def _norm_weight(change: Callable[[torch.Tensor], torch.Tensor], part: str = "") -> EditModule:
+    """Of all norms, or of those whose weight's name has a part."""
+
     def edit(module: Module) -> None:
-        names = [n for n in module.weights if n.endswith(suffix)]
+        read = [str(node.args[1].target) for node in ops(module, "optcc.rms_norm.default")]  # type: ignore[union-attr]
+        names = [name for name in dict.fromkeys(read) if part in name]
         assert names
         for name in names:
             change_weight(module, name, change)

@@ -213,7 +213,7 @@ def _insert_rounding(model: Any, kind: str) -> None:
     node = found[len(found) // 2]
     x, place = node.input[0], list(graph.node).index(node)
     steps = np.float32(31.0 if kind == "6 bits" else 127.0)
-    axis = np.array([0 if kind == "axis" else -1], np.int64)
+    axis = np.array([-2 if kind == "axis" else -1], np.int64)
     nearest = np.float32(0.0 if kind == "truncated" else 0.5)
     values = {"steps": steps, "axis": axis, "nearest": nearest, "least": np.float32(1e-9)}
     for name, value in values.items():

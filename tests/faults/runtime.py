@@ -13,6 +13,7 @@ from optcc.runtime.blocks import BlockPool
 from optcc.runtime.engine import Engine
 from optcc.runtime.executor import Batch, ModelSpec
 from optcc.runtime.request import RequestState
+from optcc.runtime.sampler import SamplingParams
 from optcc.runtime.scheduler import Scheduler, Step
 from tests.faults.fault import Fault
 from tests.faults.plant import Planting
@@ -155,6 +156,22 @@ def _second_best(p: Planting) -> None:
     p.patch.setattr(OnnxExecutor, "sample", wrong)
 
 
+def _sampling(change: Callable[[SamplingParams], SamplingParams]) -> Callable[[Planting], None]:
+    """The sampler reads other parameters than it was given."""
+
+    def plant(p: Planting) -> None:
+        from optcc.backends.onnxruntime.executor import OnnxExecutor
+
+        before = OnnxExecutor.sample
+
+        def wrong(self: OnnxExecutor, handle: Any, params: Any, positions: Any) -> list[int]:
+            return before(self, handle, [c if c.greedy else change(c) for c in params], positions)
+
+        p.patch.setattr(OnnxExecutor, "sample", wrong)
+
+    return plant
+
+
 def _forgets_token(p: Planting) -> None:
     """A request that starts again after preemption has lost its last token."""
     preempt = Scheduler._preempt
@@ -179,4 +196,12 @@ FAULTS = (
     Fault("one token behind the end", "runtime", _late_end),
     Fault("tokens given to the wrong request", "runtime", _chosen(lambda tokens: tokens[1:] + tokens[:1])),
     Fault("second best token now and then", "runtime", _second_best),
+    Fault("temperature ignored", "runtime", _sampling(lambda c: replace(c, temperature=1.0))),
+    Fault("top-k keeps one more", "runtime", _sampling(lambda c: replace(c, top_k=c.top_k and c.top_k + 1))),
+    Fault(
+        "top-p ignored behind top-k",
+        "runtime",
+        _sampling(lambda c: replace(c, top_p=1.0 if c.top_k else c.top_p)),
+    ),
+    Fault("one seed for all requests", "runtime", _sampling(lambda c: replace(c, seed=0))),
 )
