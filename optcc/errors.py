@@ -425,7 +425,8 @@ class ContractBroken(OptccError):
     Each pass says what it does to values: nothing (`exact`), rounding (`tolerance`), or a loss within a budget (`kl`).
     With `--prove each` or `--prove stages` it is held to that on a few windows of text. The message names the pass,
     what was measured, the bound, and the node that moved, with its source line. A pass of your own that is meant to
-    change values declares it: see Contracts in `docs/proof.md`.
+    change values declares it: see Contracts in `docs/proof.md`. GPTQ is always held to doing better than rounding to
+    nearest on the data that it learned from.
     """
 
     code = "E810"

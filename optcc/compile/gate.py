@@ -20,11 +20,12 @@ from optcc.accuracy.gates import LINKS, GateReport, judge, parse_limits
 from optcc.accuracy.intervals import Estimate
 from optcc.accuracy.reports import ComparisonReport, FunctionReport
 from optcc.compile.arrays import arrays_digest
-from optcc.compile.links import Asked, Links, measure_links
+from optcc.compile.links import Links, measure_links
 from optcc.compile.pair import Pair
 from optcc.compile.reading import require_same_reading
 from optcc.compile.samples import function_inputs, random_windows
 from optcc.compile.served import answer
+from optcc.compile.serving import Asked
 from optcc.compile.texts import decoder_texts, require_new
 from optcc.recipe import CheckOptions
 from optcc.runtime.executor import Executor

@@ -14,10 +14,8 @@ measured by itself, on a few hundred tokens:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,19 +23,19 @@ import numpy.typing as npt
 
 from optcc.accuracy.data import TextSet
 from optcc.accuracy.intervals import Estimate, exact
-from optcc.accuracy.metrics import FloatArray, compare_rows
+from optcc.accuracy.metrics import FloatArray
 from optcc.backends.registry import load_backend
+from optcc.compile.nats import row_kl, rows_alone, worst
 from optcc.compile.pair import Pair
 from optcc.compile.program import OriginalWeights, interpreted, unrounded
-from optcc.compile.sampled import NOISY, engine_misses, sampler_misses
-from optcc.compile.served import score_end, score_together, serve, serve_at_once, shortfall, stops_wrongly
+from optcc.compile.served import score_end, score_together
+from optcc.compile.serving import Asked, look_at_serving
 from optcc.compile.weight_error import WeightError, plain_error, weight_error
 from optcc.errors import ExportRefused
 from optcc.export.stored import plain_weights, stored_weights
 from optcc.ir.module import Module
 from optcc.memory import release
 from optcc.runtime.executor import Executor
-from optcc.runtime.score import score_windows
 
 _LENGTHS = (128, 101, 64, 35)
 """Of the texts: several pages, ends inside and at the end of a page."""
@@ -48,24 +46,12 @@ _LOGITS_BYTES = 36 << 20
 _TRANSFORMS = ("quantize.rotate", "quantize.smoothquant", "quantize.awq")
 """Passes after which stored weights stand for others than the original's: two links have nothing to compare with."""
 _WORST = 3
-_MOST_NOISE = 0.05
-"""Nats per token. No kernel's order of summation explains more."""
-
 _LEAST_NOISE = 1e-5
 """Nats per token: what rounding may cost without being compared."""
 
 Rows = Sequence[FloatArray]
 """Logits of each text, f32[S, V]."""
 Measured = Mapping[str, Mapping[str, Estimate]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Prompts, and what the engine answered greedily with `tokens` tokens at most."""
-
-    prompts: Sequence[Sequence[int]]
-    answers: Sequence[Sequence[int]]
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -99,20 +85,9 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
         asked: the engine's greedy answers.
     """
     windows = [w for group in zip(*(s.windows for s in sets), strict=False) for w in group]
-    room = _LOGITS_BYTES // (4 * pair.decoder.spec.vocab)
-    share = min(1.0, room / sum(_LENGTHS))
-    lengths = [max(4, int(n * share)) for n in _LENGTHS]
-    texts = [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
+    texts = _texts(windows, pair.decoder.spec.vocab)
     backend, spec = load_backend(str(pair.manifest.target["backend"])), pair.manifest.spec
-    alone = [_rows(pair.decoder, text) for text in texts]
-    alike = backend.rows_alike(pair.root)
-    spread = 0.0 if alike else _spread(pair.decoder, texts[-1], alone[-1])
-    requests, answers = _requests(pair.decoder, texts, alone), _answers(pair.decoder, asked)
-    slack = {} if alike else {"slack": NOISY}
-    sampled = max(
-        sampler_misses(pair.decoder, texts[0]),
-        engine_misses(pair.decoder, asked.prompts, asked.tokens, **slack),
-    )
+    serving = look_at_serving(pair.decoder, texts, asked, alike=backend.rows_alike(pair.root))
     pair.rest()
     module = backend.unpack(pair.root)
     exactly = interpreted(module, spec, rounding=False)
@@ -122,43 +97,36 @@ def measure_links(pair: Pair, sets: Sequence[TextSet], asked: Asked) -> Links:
     del exactly  # and its pool
     release()
     rounded = score_together(interpreted(module, spec), texts)
-    program = {"rounding": _mean(_kls(rounded, alone)), "noise": _noise(plain, rounded, alone)}
-    allowance = _allowance(spread, program["rounding"].value)
-    served = {
-        "requests": {"serving": _beyond(requests, allowance)},
-        "engine": {"serving": _beyond(answers, allowance)},
-        "sampler": {"serving": exact(sampled, len(asked.prompts) * asked.tokens)},
+    program = {
+        "rounding": _mean(_kls(rounded, serving.alone)),
+        "noise": _noise(plain, rounded, serving.alone),
     }
-    del rounded, alone
+    measured = serving.measured(program["rounding"].value)
+    del rounded, serving
     release()
     if (executor := backend.open_unrounded(pair.root, spec, pair.threads)) is not None:
-        program["lowering"] = _worst(_kls(plain, (_rows(executor, text) for text in texts)))
-        served["far"] = {"lowering": _worst(_kl(ends, score_end(executor, far, _END)))}
+        program["lowering"] = worst(_kls(plain, (rows_alone(executor, text) for text in texts)))
+        measured["far"] = {"lowering": worst(row_kl(ends, score_end(executor, far, _END)))}
         executor.close()
     del plain
     release()
+    measured["program"] = program
     found = _original_weights(pair, module)
     if isinstance(found, str):
-        return Links({**served, "program": program}, (found,))
+        return Links(measured, (found,))
     program["structure"] = _structure(unrounded(module, spec, found), texts, pair)
     errors = sorted(_errors(module, found), key=lambda e: -e.worst)
-    of_weights = {"weights": {"weights": exact(errors[0].worst, len(errors))}} if errors else {}
-    return Links({**served, "program": program, **of_weights}, (), tuple(errors[:_WORST]))
+    if errors:
+        measured["weights"] = {"weights": exact(errors[0].worst, len(errors))}
+    return Links(measured, (), tuple(errors[:_WORST]))
 
 
-def _rows(executor: Executor, text: Sequence[int]) -> FloatArray:
-    """Logits of one text by itself, f32[S, V]."""
-    return np.concatenate([chunk.copy() for chunk in score_windows(executor, [text])])
-
-
-def _kl(left: FloatArray, right: FloatArray) -> npt.NDArray[np.float64]:
-    """KL of each row, f64[n]."""
-    return compare_rows(left, right, np.zeros(len(left), np.int64)).kl
-
-
-def _worst(kl: npt.NDArray[np.float64]) -> Estimate:
-    """The largest; NaN if any is."""
-    return exact(float(kl.max()), len(kl))
+def _texts(windows: Sequence[npt.NDArray[np.int64]], vocab: int) -> list[list[int]]:
+    """Beginnings of windows: shorter ones where a row of logits is large."""
+    room = _LOGITS_BYTES // (4 * vocab)
+    share = min(1.0, room / sum(_LENGTHS))
+    lengths = [max(4, int(n * share)) for n in _LENGTHS]
+    return [w[:n].tolist() for w, n in zip(windows, lengths, strict=False)]
 
 
 def _noise(plain: Rows, program: Rows, artifact: Rows) -> Estimate:
@@ -170,47 +138,9 @@ def _noise(plain: Rows, program: Rows, artifact: Rows) -> Estimate:
     return exact(float(found.mean()) / max(float(wanted.mean()), _LEAST_NOISE), len(found))
 
 
-def _spread(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:
-    """How far two equal requests in one batch are from the same text alone, in nats in the mean."""
-    pair = list(serve(executor, [text, text], together=True))
-    return float(np.concatenate([_kl(alone[s.positions], s.logits) for s in pair]).mean())
-
-
-def _allowance(spread: float, rounding: float) -> float:
-    """What a text may differ by from itself without a fault where rows aren't alike, in nats.
-
-    Kernels that sum in another order for another number of rows flip roundings of activations, and no two batches
-    agree. It follows from `spread`; but a fault of batches is in that too, so it is not more than what the same noise
-    does between program and artifact (`rounding`).
-    """
-    return min(3.0 * spread, 3.0 * rounding, _MOST_NOISE)
-
-
-def _requests(
-    executor: Executor, texts: Sequence[Sequence[int]], alone: Sequence[FloatArray]
-) -> npt.NDArray[np.float64]:
-    """KL of every token served among others to the same token alone."""
-    found = chain(serve(executor, texts), serve_at_once(executor, texts))
-    return np.concatenate([_kl(alone[s.request][s.positions], s.logits) for s in found])
-
-
-def _answers(executor: Executor, asked: Asked) -> npt.NDArray[np.float64]:
-    """By how much every answered token is not the best one; infinite where an answer ends wrongly."""
-    if stops_wrongly(executor, asked.prompts[0], asked.answers[0]):
-        return np.array([math.inf])
-    return shortfall(executor, asked.prompts, asked.answers, asked.tokens)
-
-
-def _beyond(nats: npt.NDArray[np.float64], allowance: float) -> Estimate:
-    """The worst token; where rows aren't alike, the mean of all beyond what noise explains."""
-    if allowance > 0.0 and np.isfinite(nats).all():
-        return exact(max(0.0, float(nats.mean()) - allowance), len(nats))
-    return _worst(nats)
-
-
 def _kls(rows: Rows, others: Iterable[FloatArray]) -> npt.NDArray[np.float64]:
     """KL(rows || other) of every token."""
-    return np.concatenate([_kl(mine, other) for mine, other in zip(rows, others, strict=True)])
+    return np.concatenate([row_kl(mine, other) for mine, other in zip(rows, others, strict=True)])
 
 
 def _mean(kl: npt.NDArray[np.float64]) -> Estimate:
@@ -222,8 +152,8 @@ def _structure(program: Executor, texts: Sequence[Sequence[int]], pair: Pair) ->
     parts = []
     for text, found in zip(texts, score_together(program, texts), strict=True):
         original = np.concatenate(list(pair.original.logits(np.array(text, np.int64))))
-        parts.append(_kl(original, found))
-    return _worst(np.concatenate(parts))
+        parts.append(row_kl(original, found))
+    return worst(np.concatenate(parts))
 
 
 def _original_weights(pair: Pair, module: Module) -> OriginalWeights | str:

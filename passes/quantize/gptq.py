@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -10,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, fx
 
-from optcc.errors import BadOption
+from optcc.errors import BadOption, ContractBroken
 from optcc.ir.module import Json, Module
 from optcc.pm.context import Context
 from optcc.quant.attach import attach_activations, attach_weight
@@ -23,6 +24,9 @@ from optcc.quant.spread import spread
 from optcc.quant.sweep import Sweep
 from optcc.quant.weight_pass import WeightPass, check_not_negative
 from optcc.recipe.schemes import Scheme, WeightFormat
+
+_WORSE, _NOTHING = 1.05, 1e-8
+"""How much larger than rounding's the sum of squared errors may be, and what counts as none."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class QuantizeGptq(WeightPass):
             rows.append({"weight": item.name, **done.measured})
             ctx.progress(item.name, len(rows), len(selected))
         ctx.table("weights", rows)
+        _require_gain(self.id, rows)
         self.note_schemes(module, selected, scheme)
         part = (
             "" if len(batches) == len(data.batches) else f"{len(batches)} of {len(data.batches)} windows of "
@@ -138,9 +143,27 @@ class QuantizeGptq(WeightPass):
             {
                 "method": "gptq",
                 "error": output_error(weight, packed, form, shared.hessian),
+                "unrefined_error": output_error(weight, first, form, shared.hessian),
                 "nearest_error": output_error(weight, nearest, form, shared.hessian),
                 "damp": shared.factor.damp,
             },
+        )
+
+
+def _require_gain(name: str, rows: Sequence[Mapping[str, Json]]) -> None:
+    """Raise ContractBroken if GPTQ made all weights together worse than rounding, on the data that it saw.
+
+    Refinement would hide it: that starts from anything.
+    """
+    solved, nearest = (
+        math.fsum(float(str(row[key])) ** 2 for row in rows if key in row)
+        for key in ("unrefined_error", "nearest_error")
+    )
+    if solved > nearest * _WORSE + len(rows) * _NOTHING:
+        raise ContractBroken(
+            f"{name} moves what linears compute by {math.sqrt(solved / len(rows)):.3g} of its size in the mean, "
+            f"rounding to nearest by {math.sqrt(nearest / len(rows)):.3g}",
+            hint="GPTQ is there to do better on the data it sees; this is a fault of ours, please report it",
         )
 
 

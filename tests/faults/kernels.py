@@ -45,7 +45,7 @@ def _swapped(first: int, second: int, operator: str = _ATTENTION) -> Callable[[P
     return lambda p: p.lowering(operator, wrong)
 
 
-_LINEARS = ("QuantizedLinear", "MatMulNBits", "MatMul", "Gemm")
+_LINEARS = ("QuantizedLinear", "MatMulNBits", "FusedMatMul", "MatMul", "Gemm")
 
 
 def _after_linear(p: Planting, index: int, insert: Callable[[Any, str, str], Sequence[Any]]) -> None:
@@ -130,6 +130,28 @@ def _attribute(operator: str, name: str, value: float) -> Callable[[Planting], N
             node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
     return lambda p: p.graph(edit)
+
+
+def _rotary(edit: Callable[[Any], None]) -> Callable[[Planting], None]:
+    """Rotation, which attention does itself: every such node is changed."""
+
+    def every(model: Any) -> None:
+        found = [n for n in model.graph.node if n.op_type == "PagedAttention" and len(n.input) > 13]
+        assert found
+        for node in found:
+            edit(node)
+
+    return lambda p: p.graph(every)
+
+
+def _other_pairs(node: Any) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "rotary_interleaved":
+            attribute.i = 1 - attribute.i
+
+
+def _sine_for_cosine(node: Any) -> None:
+    node.input[12], node.input[13] = node.input[13], node.input[12]
 
 
 def _mask_off_by_one(p: Planting) -> None:
@@ -272,10 +294,10 @@ FAULTS = (
     Fault("lowered window dropped", "lowering", _given(_ATTENTION, 10, lambda w: 0), "mistral"),
     Fault("lowered window off by one", "lowering", _given(_ATTENTION, 10, lambda w: w - 1), "mistral"),
     Fault("lowered softcap dropped", "lowering", _given(_ATTENTION, 11, lambda c: 0.0), "gemma2"),
-    Fault("lowered rope interleaved", "lowering", _given("optcc.rope.default", 3, lambda i: not i)),
+    Fault("lowered rope interleaved", "lowering", _rotary(_other_pairs)),
     Fault("lowered activation gelu for silu", "lowering", _given(_GATED, 1, lambda k: "gelu")),
     Fault("lowered key and value pools exchanged", "lowering", _swapped(1, 2)),
-    Fault("lowered rotary sine and cosine exchanged", "lowering", _swapped(1, 2, "optcc.rope.default")),
+    Fault("lowered rotary sine and cosine exchanged", "lowering", _rotary(_sine_for_cosine)),
     Fault("KV scales of keys and values exchanged", "lowering", _swapped(12, 13), recipes=("kv8",)),
     Fault("wrong ONNX attribute: norm epsilon", "lowering", _attribute("LayerNormalization", "epsilon", 0.05), "gpt2"),
     Fault("kernel leaves out the tail of a row", "kernel", _tail),

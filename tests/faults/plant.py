@@ -121,7 +121,11 @@ class Planting:
 
         def wrong(module: Module, spans: Any) -> bytes:
             model = onnx.load_from_string(lower(module, spans))
-            edit(model)
+            try:
+                edit(model)
+            except Exception as error:
+                self.broken = error
+                raise
             data: bytes = model.SerializeToString()
             return data
 
