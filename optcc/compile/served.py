@@ -152,30 +152,46 @@ def _wanting(batch: Batch, rows: IntArray) -> Batch:
     )
 
 
-def answer(executor: Executor, prompts: Sequence[Tokens], tokens: int) -> list[list[int]]:
-    """Greedy answers of the engine: prompts cut into chunks, and a pool too small for all of them at once."""
+def answer(
+    executor: Executor, prompts: Sequence[Tokens], tokens: int, *, ends: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Greedy answers of the engine: prompts cut into chunks, and a pool too small for all of them at once.
+
+    Args:
+        executor: of the artifact.
+        prompts: token ids.
+        tokens: of an answer at most.
+        ends: tokens that end an answer; None for the model's own.
+    """
     spec = executor.spec
     each = [spec.blocks_for(len(p) + tokens) for p in prompts]
     blocks = max(max(each), sum(each) * 3 // 4) + 1
     step = max(2, sum(map(len, prompts)) // 5)
     engine = Engine(executor, blocks=blocks, limits=Limits(max_step_tokens=step))
-    stop = StopConditions(max_tokens=tokens)
+    stop = StopConditions(max_tokens=tokens, eos_token_ids=None if ends is None else tuple(ends))
     return [list(e.tokens) for e in engine.generate([tuple(p) for p in prompts], stop=stop)]
 
 
 def shortfall(
-    executor: Executor, prompts: Sequence[Tokens], answers: Sequence[Tokens], tokens: int
+    executor: Executor,
+    prompts: Sequence[Tokens],
+    answers: Sequence[Tokens],
+    tokens: int,
+    *,
+    ends: Sequence[int] | None = None,
 ) -> npt.NDArray[np.float64]:
     """How far the engine's greedy choices are from the artifact's own, made with one text alone.
+
+    Arguments as of `answer`.
 
     Returns:
         best logit - chosen logit of every answered position, in nats: 0 when the chosen one is the best. Infinite when
         an answer doesn't end where it should: at the first end token, or after `tokens` tokens.
     """
-    ends = set(executor.spec.eos_token_ids)
+    ending = set(executor.spec.eos_token_ids if ends is None else ends)
     behind: list[npt.NDArray[np.float64]] = []
     for prompt, found in zip(prompts, answers, strict=True):
-        if not _ends_right(found, ends, tokens):
+        if not _ends_right(found, ending, tokens):
             return np.array([math.inf])
         rows = np.concatenate([c.copy() for c in score_windows(executor, [[*prompt, *found[:-1]]])])
         rows = rows[len(prompt) - 1 :].astype(np.float64)

@@ -14,7 +14,7 @@ from optcc.accuracy.intervals import Estimate, exact
 from optcc.accuracy.metrics import FloatArray
 from optcc.compile.nats import row_kl, rows_alone, worst
 from optcc.compile.sampled import NOISY, engine_misses, sampler_misses
-from optcc.compile.served import serve, serve_at_once, shortfall, stops_wrongly
+from optcc.compile.served import answer, serve, serve_at_once, shortfall, stops_wrongly
 from optcc.runtime.executor import Executor
 
 _MOST_NOISE = 0.05
@@ -94,10 +94,18 @@ def look_at_serving(
 
 
 def _answers(executor: Executor, asked: Asked) -> npt.NDArray[np.float64]:
-    """Infinite where an answer ends wrongly."""
+    """Infinite where an answer ends wrongly.
+
+    Answers that all go on to the end outgrow the pool, so that requests lose their blocks and begin again; where the
+    model ended some early, that is seen in answers that nothing ends.
+    """
     if stops_wrongly(executor, asked.prompts[0], asked.answers[0]):
         return np.array([math.inf])
-    return shortfall(executor, asked.prompts, asked.answers, asked.tokens)
+    behind = shortfall(executor, asked.prompts, asked.answers, asked.tokens)
+    if all(len(found) == asked.tokens for found in asked.answers):
+        return behind
+    endless = answer(executor, asked.prompts, asked.tokens, ends=())
+    return np.concatenate([behind, shortfall(executor, asked.prompts, endless, asked.tokens, ends=())])
 
 
 def _spread(executor: Executor, text: Sequence[int], alone: FloatArray) -> float:

@@ -144,6 +144,19 @@ def _rotary(edit: Callable[[Any], None]) -> Callable[[Planting], None]:
     return lambda p: p.graph(every)
 
 
+def _gelu_for_silu(p: Planting) -> None:
+    """Whoever computes the gate: the operator's own lowering, or the linear that takes it in."""
+    _given(_GATED, 1, lambda k: "gelu")(p)
+
+    def edit(model: Any) -> None:
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "prepare" and attribute.s == b"silu":
+                    attribute.s = b"gelu_tanh"
+
+    p.graph(edit)
+
+
 def _other_pairs(node: Any) -> None:
     for attribute in node.attribute:
         if attribute.name == "rotary_interleaved":
@@ -295,7 +308,7 @@ FAULTS = (
     Fault("lowered window off by one", "lowering", _given(_ATTENTION, 10, lambda w: w - 1), "mistral"),
     Fault("lowered softcap dropped", "lowering", _given(_ATTENTION, 11, lambda c: 0.0), "gemma2"),
     Fault("lowered rope interleaved", "lowering", _rotary(_other_pairs)),
-    Fault("lowered activation gelu for silu", "lowering", _given(_GATED, 1, lambda k: "gelu")),
+    Fault("lowered activation gelu for silu", "lowering", _gelu_for_silu),
     Fault("lowered key and value pools exchanged", "lowering", _swapped(1, 2)),
     Fault("lowered rotary sine and cosine exchanged", "lowering", _rotary(_sine_for_cosine)),
     Fault("KV scales of keys and values exchanged", "lowering", _swapped(12, 13), recipes=("kv8",)),

@@ -11,6 +11,7 @@ import pytest
 
 from optcc.compile.served import answer, score_end, serve, serve_at_once, shortfall, stops_wrongly
 from optcc.runtime import Batch, StepHandle
+from optcc.runtime.scheduler import Scheduler
 from optcc.runtime.score import score_windows
 
 from .numpy_model import VOCAB, NumpyExecutor, TinyModel
@@ -100,3 +101,20 @@ def test_an_answer_that_ends_early_is_infinitely_short(model: TinyModel) -> None
     answers = answer(executor, TEXTS, 6)
     answers[1] = answers[1][:-1]
     assert math.isinf(float(shortfall(executor, TEXTS, answers, 6).max()))
+
+
+def test_answers_that_nothing_ends_lose_their_blocks_and_begin_again(
+    model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end token in the first answer hides preemption from answers that the model may end."""
+    prompts = [text[:12] for text in TEXTS[:3]] * 2
+    ends = {found[0] for found in answer(NumpyExecutor(model), prompts, 20)}
+    executor = NumpyExecutor(model, eos=tuple(ends))
+    assert all(len(found) == 1 for found in answer(executor, prompts, 20))
+    lost = []
+    preempt = Scheduler._preempt
+    monkeypatch.setattr(Scheduler, "_preempt", lambda self, state: (lost.append(state), preempt(self, state)))
+    endless = answer(executor, prompts, 20, ends=())
+    assert lost and all(len(found) == 20 for found in endless)
+    assert not shortfall(executor, prompts, endless, 20, ends=()).any()
+    assert math.isinf(float(shortfall(executor, prompts, endless, 20).max()))
