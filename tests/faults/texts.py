@@ -72,8 +72,10 @@ def _no_decoder(data: dict[str, Any]) -> None:
     data["decoder"] = None
 
 
-def _no_processor(data: dict[str, Any]) -> None:
-    data["post_processor"] = None
+def _no_first_token(p: Planting) -> None:
+    """Neither of the two files that ask for it does."""
+    _tokens(lambda data: data.update(post_processor=None))(p)
+    _special(add_bos=False)(p)
 
 
 def _chatml(p: Planting) -> None:
@@ -141,7 +143,7 @@ FAULTS = (
     Fault("a blank before every text", "tokenizer", _tokens(_prefix_space), recipes=ONCE),
     Fault("text in lower case", "tokenizer", _tokens(_lower_case), recipes=ONCE),
     Fault("decoder missing", "tokenizer", _tokens(_no_decoder), recipes=ONCE),
-    Fault("begin-of-text token dropped", "tokenizer", _tokens(_no_processor), recipes=ONCE),
+    Fault("begin-of-text token dropped", "tokenizer", _no_first_token, recipes=ONCE),
     Fault("begin-of-text token wrong", "tokenizer", _special(bos_token_id=2, add_bos=True), recipes=ONCE),
     Fault("end tokens missing", "tokenizer", _special(eos_token_ids=[5]), recipes=ONCE),
     Fault("chat template of another family", "tokenizer", _chatml, recipes=ONCE),
