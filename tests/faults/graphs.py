@@ -123,7 +123,7 @@ def _approximate(module: Module) -> None:
     assert nodes
     for node in nodes:
         before = normalized(node)[0][1]
-        set_operand(node, "approximate", "none" if before == "tanh" else "tanh")
+        node.kwargs = {"approximate": "none" if before == "tanh" else "tanh"}
 
 
 def _frequencies(change: Callable[[torch.Tensor], torch.Tensor]) -> EditModule:
@@ -143,11 +143,13 @@ def _default_frequencies(inverse: torch.Tensor) -> torch.Tensor:
 def _queries_ahead(module: Module) -> None:
     """Queries are rotated for the position after their own."""
     nodes = ops(module, "optcc.rope.default")
-    angle = nodes[0].args[1].args[0]  # type: ignore[union-attr]
+    table = nodes[0].args[1]
+    angle = table.args[0].args[0]  # type: ignore[union-attr]
     build = Builder(module, nodes[0])
     step = build.weight(next(n for n in module.weights if n.endswith("inv_freq")))
     later = build.call(_A.add.Tensor, angle, step)
-    ahead = build.call(_A.cos.default, later), build.call(_A.sin.default, later)
+    shape = table.args[1]  # type: ignore[union-attr]
+    ahead = [build.reshape(build.call(turn.default, later), shape) for turn in (_A.cos, _A.sin)]  # type: ignore[arg-type]
     for node in nodes[::2]:
         set_operand(node, "cos", ahead[0])
         set_operand(node, "sin", ahead[1])
