@@ -34,6 +34,8 @@ check: {tokens: 64, window: 32, limits: {kl: LIMIT, top1: 0.1, nll: 1, greedy: 0
 _GOOD = {"int8": "int8-g64-a8", "int4": "int4-g64-a8"}
 _LIMITS = {"int8": "0.05", "int4": "0.5"}
 """Nats per token that packing may cost a tiny random model."""
+_STEADY = ("gemma2", "olmo2")
+"""Models whose branches are normalized behind too: packing costs them a hundredth of that."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Case:
             f"\n  {stage}:" + "".join(f"\n    - {entry}" for entry in entries)
             for stage, entries in stages.items()
         )
-        tiny = _TINY.replace("LIMIT", _LIMITS[self.base]) if self.model != REAL else ""
+        limit = "0.002" if self.model in _STEADY else _LIMITS[self.base]
+        tiny = _TINY.replace("LIMIT", limit) if self.model != REAL else ""
         return f"version: 1\nextends: cpu-int8{tiny}\npasses:{passes}\n"
 
     def _options(self) -> str:
@@ -106,9 +109,9 @@ CASES = (
     Case("mistral", "layers.1.", "model.layers.1.self_attn.q_proj.weight", "DoubleScale"),
     Case("mistral", "layers.2.", _down(2), "Scaled factor: 1.5", "before"),
     Case("gemma2", "layers.1.", _down(1)),
-    Case("gemma2", "layers.0.", "model.layers.0.self_attn.o_proj.weight", "DoubleScale"),
-    Case("olmo2", "layers.2.", "model.layers.2.mlp.up_proj.weight", "DoubleScale"),
-    Case("qwen3", "layers.0.", "model.layers.0.self_attn.k_proj.weight", "Scaled factor: 3", "before"),
+    Case("gemma2", "layers.0.", "model.layers.0.self_attn.v_proj.weight"),
+    Case("olmo2", "layers.2.", "model.layers.2.mlp.up_proj.weight"),
+    Case("qwen3", "layers.0.", "model.layers.0.self_attn.v_proj.weight", "Scaled factor: 3", "before"),
     Case("llama", "layers.1.", _down(1), "DoubleScale", "behind", "int4"),
     Case(REAL, "layers.23.", "model.layers.23.self_attn.v_proj.weight"),
     Case(REAL, "layers.7.", _down(7), "DoubleScale"),
