@@ -1,7 +1,7 @@
 """PagedAttention alone against what the machine could do.
 
-    python benchmarks/cpu/attention.py [--threads 1] [--kv int8] [--json FILE]
-    python benchmarks/cpu/attention.py --table FILE...
+    python -m benchmarks.cpu.attention [--threads 1] [--kv int8] [--json FILE]
+    python -m benchmarks.cpu.attention --table FILE...
 
 A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
 it. Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in
