@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,12 @@ def _learning(module: Module, step: Pass, base: Path, tokens: int, count: int) -
     return 2.0 * _multiplied(module) * tokens + moments + rounded
 
 
+@cache
 def _rates() -> tuple[float, float, float]:
-    """Operations a second of float32 products, weights rounded to a scheme a second, bytes read a second."""
+    """Operations a second of float32 products, weights rounded to a scheme a second, bytes read a second.
+
+    Once in a process: what is extrapolated from two models must not differ by noise.
+    """
     left = torch.ones(_SIDE, _SIDE)
     data, weight = torch.ones(1 << 23), torch.linspace(-1, 1, 1 << 19).view(-1, 512)
     form = WeightFormat("int8", 64)
