@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from optcc.backends.reference.executor import ReferenceExecutor
 from optcc.export.stored import StoredWeight
@@ -18,6 +17,8 @@ from optcc.ir.pattern import normalized
 from optcc.runtime.executor import Executor
 
 _OPS = torch.ops.optcc
+_PIECE = 1 << 21
+"""Values of an original's weight that are widened at a time."""
 
 
 class OriginalWeights:
@@ -55,7 +56,8 @@ class OriginalWeights:
         """All rows of a weight as the artifact holds it, stacked ones one after the other; float32."""
         for weight in self._pieces[held]:
             if (found := self.find(weight)) is not None:
-                yield found.float()
+                for rows in found.split(max(1, _PIECE // weight.width)):
+                    yield rows.float()
 
 
 def interpreted(module: Module, spec: Mapping[str, Any], *, rounding: bool = True) -> Executor:
@@ -136,16 +138,18 @@ def _linear(read: Callable[[], Iterator[Tensor]], x: Tensor, *rest: Any) -> Tens
 
 
 def _embedding(read: Callable[[], Iterator[Tensor]], ids: Tensor, *rest: Any) -> Tensor:
-    return functional.embedding(ids, _joined(read())).to(rest[-1])
+    found, first = torch.empty(0), 0
+    for rows in read():
+        if not first:
+            found = rows.new_empty((*ids.shape, rows.shape[1]))
+        here = (ids >= first) & (ids < first + len(rows))
+        found[here] = rows[ids[here] - first]
+        first += len(rows)
+    return found.to(rest[-1])
 
 
 def _weight(read: Callable[[], Iterator[Tensor]], *rest: Any) -> Tensor:
-    return _joined(read()).to(rest[-1])
-
-
-def _joined(rows: Iterator[Tensor]) -> Tensor:
-    pieces = list(rows)
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    return torch.cat(list(read())).to(rest[-1])
 
 
 def _first(x: Tensor, *_: Any) -> Tensor:
