@@ -113,12 +113,13 @@ class OnnxRuntime:
         return OnnxExecutor(root, spec, threads)
 
     def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
-        """The graph with its linears told to leave activations alone."""
+        """The graph with its linears told to leave activations alone, and nothing cached in half precision."""
         from optcc.backends.onnxruntime.executor import OnnxExecutor
         from optcc.backends.onnxruntime.unrounded import unrounded
 
         graph = unrounded(root)
-        return None if graph is None else OnnxExecutor(root, spec, threads, graph)
+        wide = {**spec, "kv_dtype": "float32"} if spec["kv_dtype"] == "float16" else spec
+        return None if graph is None else OnnxExecutor(root, wide, threads, graph)
 
     def rows_alike(self, root: Path) -> bool:
         """With our own operators they are; ONNX Runtime's sum as suits the number of rows."""

@@ -50,10 +50,10 @@ class OnnxExecutor:
     def __init__(self, root: Path, spec: Mapping[str, Any], threads: int, graph: bytes | None = None) -> None:
         self._spec = ModelSpec.from_json(spec)
         kind = (self._spec.kv_dtype, self._spec.kv_scale)
-        if kind not in (("float32", ""), ("int8", "float32")):
+        if kind not in (("float32", ""), ("float16", ""), ("int8", "float32")):
             raise IncompatibleArtifact(
                 f"the KV pool is of type {' with scales of type '.join(filter(None, kind))}, "
-                "this backend has float32, and int8 with float32 scales",
+                "this backend has float32, float16, and int8 with float32 scales",
                 where="manifest.json: spec",
             )
         self._session = open_session(root, threads, graph)

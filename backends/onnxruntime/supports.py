@@ -26,7 +26,7 @@ def refusal(node: fx.Node) -> str | None:
     if target_name(node) == "getitem":
         return None  # the operator that made the tuple speaks for its parts
     for dtype in _types(node):
-        if dtype not in COMPUTED:
+        if dtype not in COMPUTED and not (rule.half and dtype == torch.float16):
             return f"{str(dtype).removeprefix('torch.')} has no kernels on a CPU; set `dtype: float32` under `model:`"
     return None
 

@@ -1,13 +1,17 @@
-"""The same graph with activations as they are: what a check compares where roundings would hide small mistakes."""
+"""The same graph with activations, keys and values as they are: what a check compares where roundings would hide small mistakes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optcc.backends.onnxruntime.session import MODEL
 
 _ROUNDS = frozenset({"Round", "QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that a graph rounds with where no kernel does so inside."""
+if TYPE_CHECKING:
+    import onnx
+
 _FLOATS = 1
 """accuracy_level of MatMulNBits: products in float32."""
 
@@ -20,13 +24,16 @@ def rows_alike(root: Path) -> bool:
     """Whether no rounding can tell how many rows stood beside one: nothing rounds, or all products are our own."""
     import onnx
 
-    nodes = onnx.load_model(root / MODEL, load_external_data=False).graph.node
-    kinds = {node.op_type for node in nodes}
-    return not (kinds & _SUMS and kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"})
+    graph = onnx.load_model(root / MODEL, load_external_data=False).graph
+    kinds = {node.op_type for node in graph.node}
+    rounds = kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"} or _half_pools(graph)
+    return not (kinds & _SUMS and rounds)
 
 
 def unrounded(root: Path) -> bytes | None:
-    """An artifact's graph whose quantized linears leave their input alone; None if something else rounds.
+    """An artifact's graph whose quantized linears leave their input alone, and whose pools are of float32.
+
+    None if something else rounds.
 
     Everything else is the same: weights, operators, attributes, order.
     """
@@ -41,5 +48,31 @@ def unrounded(root: Path) -> bytes | None:
                 attribute.i = 0
             elif node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = _FLOATS
+    if _half_pools(model.graph):
+        _widen_pools(model.graph)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _half_pools(graph: onnx.GraphProto) -> bool:
+    from onnx import TensorProto
+
+    return any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in graph.input)
+
+
+def _widen_pools(graph: onnx.GraphProto) -> None:
+    """Keys and values are cached as they come: pools of float32, and nothing is cast to float16."""
+    from onnx import TensorProto
+
+    half, wide = TensorProto.FLOAT16, TensorProto.FLOAT
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = wide
+    # What lies between is inferred anew.
+    kept = [value for value in graph.value_info if value.type.tensor_type.elem_type != half]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
+                attribute.i = wide

@@ -280,7 +280,7 @@ def _check_kv(wanted: KvFormat | None, found: KvBytes | None, path: Path) -> Non
     if found is None or (found.type, found.scale) != (wanted.type, wanted.scale):
         have = "no cache" if found is None else f"{found.type} {found.scale}".strip()
         raise LedgerMismatch(
-            f"keys and values should be cached as {wanted.type} with {wanted.scale} scales, the graph has {have}",
+            f"keys and values should be cached as {wanted}, the graph has {have}",
             where=str(path),
             hint="list `serve.paged-kv` after `quantize.kv`, and no pass between them that changes keys or values",
         )

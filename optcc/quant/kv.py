@@ -1,7 +1,7 @@
-"""Quantized keys and values: the format, how it stands in a canonical graph, and how a later pass finds it again.
+"""Keys and values in few bits: the format, how it stands in a canonical graph, and how a later pass finds it again.
 
-One scale per token and KV head. A token's keys and values are quantized once, from themselves alone, so it doesn't
-matter in which step they enter the cache.
+Half precision as it is, or levels with one scale per token and KV head. A token's keys and values are rounded once, from
+themselves alone, so it doesn't matter in which step they enter the cache.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from torch import fx
 
 from optcc.errors import BadOption, nearest
 from optcc.ir.builder import Builder
-from optcc.ir.formats import SCALES, find_format
 from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
 from optcc.ir.rounding import round_dynamic
 from optcc.pm.contract import Contract, kl
 from optcc.pm.passes import Pass
 
-KV_TYPES = ("int8", "e4m3")
+HALF = "float16"
+KV_TYPES = (HALF, "int8", "e4m3")
 KV_SCALES = ("float32", "float16")
 KV_LIMITS: Mapping[str, Mapping[str, float]] = {
+    HALF: {"kl": 1e-4, "top1": 0.99},
     "int8": {"kl": 0.002, "top1": 0.97},
     "e4m3": {"kl": 0.01, "top1": 0.94},
 }
 """Type -> what it may cost by itself, measured on texts; defaults for `check.limits`."""
 
 _OPS = torch.ops.optcc
+_CAST = torch.ops.aten._to_copy.default
 
 
 @dataclass(frozen=True)
 class KvFormat:
-    """How keys and values are kept: number format of one value, and type of the scale of a token and head."""
+    """How keys and values are kept: number format of one value, and type of the scale of a token and head, if any."""
 
     type: str = "int8"
     scale: str = "float32"
 
-    def bytes(self, kv_heads: int, width: int) -> int:
-        """Bytes of the keys and values of one token in one layer."""
-        return 2 * kv_heads * (width * find_format(self.type).bits // 8 + SCALES[self.scale].dtype.itemsize)
+    def __str__(self) -> str:
+        return f"{self.type} with {self.scale} scales" if self.scale else self.type
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class KvPass(Pass):
     """A pass that decides how keys and values are cached.
 
     Options:
-        type: number format of one value, `int8` or `e4m3`.
-        scale: type of the scales, `float32` or `float16`.
+        type: number format of one value, `float16`, `int8` or `e4m3`.
+        scale: type of the scales of `int8` and `e4m3`, `float32` or `float16`.
     """
 
     contract: ClassVar[Contract] = kl()
@@ -67,7 +68,7 @@ class KvPass(Pass):
                 raise BadOption(
                     f"{self.id}: {option} {value!r} is none of {', '.join(known)}", hint=nearest(value, known)
                 )
-        return KvFormat(self.type, self.scale)
+        return KvFormat(self.type, "" if self.type == HALF else self.scale)
 
     def promise(self, base: Path) -> Contract:
         """The limit of the type."""
@@ -76,20 +77,34 @@ class KvPass(Pass):
 
 @dataclass(frozen=True)
 class PackedValue:
-    """What `quantize_kv` made of a value: nodes of the packed levels [T,G,C] and of the scales [T,G,1]."""
+    """What `quantize_kv` made of a value.
 
-    packed: fx.Node
-    scale: fx.Node
+    Attributes:
+        cached: what a cache takes, [T,G,C]: levels, or plain values that are rounded when they are written.
+        scale: of levels, [T,G,1].
+        form: how it is kept.
+    """
+
+    cached: fx.Node
+    scale: fx.Node | None
     form: KvFormat
 
 
 def quantize_kv(build: Builder, value: fx.Node, form: KvFormat) -> fx.Node:
-    """`dequantize(quantize_activation(value))` of keys or values [T,G,C], before the place `build` stands at."""
+    """Keys or values [T,G,C] as they come back from a cache, before the place `build` stands at.
+
+    `dequantize(quantize_activation(value))`, or a cast to float16 and back.
+    """
+    if form.type == HALF:
+        narrow = build.call(_CAST, value, dtype=torch.float16)
+        return build.call(_CAST, narrow, dtype=value.meta["val"].dtype)
     return round_dynamic(build, value, form.type, 0, form.scale)
 
 
 def packed_kv(value: Any) -> PackedValue | None:
     """The packed form of keys or values that `quantize_kv` made; None of anything else."""
+    if isinstance(value, fx.Node) and (source := halved(value)) is not None:
+        return PackedValue(source, None, KvFormat(HALF, ""))
     if not isinstance(value, fx.Node) or value.target is not _OPS.dequantize.default:
         return None
     packed, scale, zero, whole, _, group, rows, _ = normalized(value)[0]
@@ -102,6 +117,18 @@ def packed_kv(value: Any) -> PackedValue | None:
     if (group, act_group, rows) != (0, 0, 1) or format not in KV_TYPES or scale_format not in KV_SCALES:
         return None
     return PackedValue(packed, scale, KvFormat(format, scale_format))
+
+
+def halved(value: fx.Node) -> fx.Node | None:
+    """The node that `value` is, rounded to float16; None if it is something else."""
+    narrow = value.args[0] if value.target is _CAST else None
+    if not isinstance(narrow, fx.Node) or narrow.target is not _CAST:
+        return None
+    source = narrow.args[0]
+    assert isinstance(source, fx.Node)
+    kinds = [node.meta["val"].dtype for node in (source, narrow, value)]
+    wide = kinds[0]
+    return source if wide != torch.float16 and kinds == [wide, torch.float16, wide] else None
 
 
 def kv_attentions(module: Module) -> list[fx.Node]:

@@ -1,4 +1,4 @@
-"""Quantize what the KV cache holds."""
+"""Keep keys and values in fewer bits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from optcc.quant.kv import KvPass, kv_attentions, packed_kv, quantize_kv
 
 @dataclass(frozen=True)
 class QuantizeKv(KvPass):
-    """`attention(q, k, v)` becomes `attention(q, k', v')` with `x' = dequantize(quantize_activation(x))`.
+    """`attention(q, k, v)` becomes `attention(q, k', v')` with `x' = dequantize(quantize_activation(x))`, or a cast.
 
-    One scale per token and KV head, so a token's keys and values depend on nothing else in the step. Attentions that
-    share a value share its quantization. `serve.paged-kv` makes pools of the packed type and of the scales of it.
+    One scale per token and KV head, so a token's keys and values depend on nothing else in the step. `float16` has no
+    scales: values are rounded, and beyond 65504 they are lost. Attentions that share a value share its quantization.
+    `serve.paged-kv` makes pools of the packed type and of the scales of it.
 
     Before: a decoder with stateless attention on plain keys and values. After: every attention reads keys and values
     that were packed and unpacked.
 
     Options:
-        type: number format of one value, `int8` or `e4m3`.
-        scale: type of the scales, `float32` or `float16`.
+        type: number format of one value, `float16`, `int8` or `e4m3`.
+        scale: type of the scales of `int8` and `e4m3`, `float32` or `float16`.
     """
 
     def run(self, module: Module, ctx: Context) -> bool:
@@ -49,5 +50,5 @@ class QuantizeKv(KvPass):
                 if value not in made:
                     made[value] = quantize_kv(Builder(module, node), value, form)
                 node.update_arg(place, made[value])
-        ctx.note(f"keys and values of {len(attentions)} layers as {form.type}, {form.scale} scales")
+        ctx.note(f"keys and values of {len(attentions)} layers as {form}")
         return True

@@ -16,7 +16,7 @@ from optcc.ir.pattern import normalized
 from optcc.pm.context import Context
 from optcc.pm.contract import Contract, tolerance
 from optcc.pm.passes import Pass
-from optcc.quant.kv import KvFormat, PackedValue, packed_kv
+from optcc.quant.kv import HALF, KvFormat, PackedValue, packed_kv
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class PagedKv(Pass):
 
     The graph gets the inputs kv_lengths i32[R], block_table i32[R, M], and for each attention l the pools
     k_pool_<l> and v_pool_<l> of type [N, K, G, C]. Keys and values that `quantize.kv` quantized are cached packed, with
-    their scales in k_scale_pool_<l> and v_scale_pool_<l> of type [N, K, G, 1].
+    their scales in k_scale_pool_<l> and v_scale_pool_<l> of type [N, K, G, 1]; those that it rounded to float16 are
+    rounded where they are written.
 
     Before: a decoder with stateless attention and the inputs position_ids and query_starts. After: no
     stateless attention is left, and the module's `kv` says what a backend must allocate.
@@ -68,10 +69,15 @@ class PagedKv(Pass):
             q, k, v, starts, scale, window, softcap = normalized(node)[0]
             scales: list[fx.Node] = []
             if pair is not None:
-                k, v = (value.packed for value in pair)
-                scales = [value.scale for value in pair]
+                k, v = (value.cached for value in pair)
+                scales = [value.scale for value in pair if value.scale is not None]
             pools = [
-                self._input(module, f"{kind}_pool_{layer}", value.meta["val"].dtype, shape)
+                self._input(
+                    module,
+                    f"{kind}_pool_{layer}",
+                    torch.float16 if form and form.type == HALF else value.meta["val"].dtype,
+                    shape,
+                )
                 for kind, value in zip("kv", (k, v), strict=True)
             ]
             scale_pools = [
@@ -95,9 +101,9 @@ class PagedKv(Pass):
             "head_dim": width,
             "block_size": self.block_size,
             "dtype": form.type if form else str(dtype).removeprefix("torch."),
-            **({"scale": form.scale} if form else {}),
+            **({"scale": form.scale} if form and form.scale else {}),
         }
-        stored = f", {form.type} with {form.scale} scales" if form else ""
+        stored = f", {form}" if form else ""
         ctx.note(f"{len(attentions)} attentions over blocks of {self.block_size} tokens{stored}")
         return True
 

@@ -89,7 +89,7 @@ def _rows(b: Builder, ids: Any, shape: Shape, name: str, layer: int) -> Any:
 def quantized(shape: Shape, kind: str, scale: str = "float32") -> Module:
     """The decoder as captured, with quantized keys and values."""
     module = stateless(shape)
-    build_pass("quantize.kv", {"type": kind, "scale": scale}).run(module, Context())
+    build_pass("quantize.kv", {"type": kind, **({"scale": scale} if scale else {})}).run(module, Context())
     return module
 
 

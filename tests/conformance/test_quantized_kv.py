@@ -38,6 +38,8 @@ BAR = 1e-5
 KINDS = [
     ("onnxruntime", "int8", "float32"),
     ("reference", "int8", "float32"),
+    ("onnxruntime", "float16", ""),
+    ("reference", "float16", ""),
     ("reference", "int8", "float16"),
     ("reference", "e4m3", "float32"),
     ("reference", "e4m3", "float16"),
@@ -91,9 +93,9 @@ def test_any_schedule_gives_the_text_alone(schedule: str, shape: str, kind: Kind
 
 
 def test_quantization_is_seen(opened: Any) -> None:
-    """The bar above can tell quantized keys and values from plain ones, and int8 from e4m3."""
+    """The bar above can tell quantized keys and values from plain ones, and int8 from float16 and e4m3."""
     shape, (text,) = SHAPES["grouped"], texts_of((14,))
-    rows = [whole_text(shape, kind, text) for kind in (None, KINDS[1], KINDS[3])]
+    rows = [whole_text(shape, kind, text) for kind in (None, KINDS[1], KINDS[3], KINDS[6])]
     for i, a in enumerate(rows):
         for b in rows[i + 1 :]:
             assert np.abs(a - b).max() > 30 * BAR
@@ -106,13 +108,14 @@ def test_pools_do_not_depend_on_schedule_or_backend(plan: tuple[list[int], list[
     lengths, steps = plan
     texts, shape = texts_of(lengths), SHAPES["grouped"]
     token_by_token = [{r: 1} for r, n in enumerate(lengths) for _ in range(n)]
-    pools = []
-    for kind, how in ((KINDS[0], steps), (KINDS[1], steps), (KINDS[0], token_by_token)):
-        play = Play(opened(shape, kind), texts)
-        play.run(how)
-        pools.append(play.executor.export_blocks(range(play.blocks)))
-    np.testing.assert_array_equal(pools[0], pools[1])
-    np.testing.assert_array_equal(pools[2], pools[1])
+    for ours, reference in ((KINDS[0], KINDS[1]), (KINDS[2], KINDS[3])):
+        pools = []
+        for kind, how in ((ours, steps), (reference, steps), (ours, token_by_token)):
+            play = Play(opened(shape, kind), texts)
+            play.run(how)
+            pools.append(play.executor.export_blocks(range(play.blocks)))
+        np.testing.assert_array_equal(pools[0], pools[1])
+        np.testing.assert_array_equal(pools[2], pools[1])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
@@ -123,8 +126,9 @@ def test_pools_take_what_the_spec_says(kind: Kind, opened: Any) -> None:
     executor.bind(7)
     held = sum(int(p.nbytes) for p in executor._pools.values())
     assert held == 7 * executor.block_bytes
-    scale_bytes = {"float32": 4, "float16": 2}[kind[2]]
-    assert executor.block_bytes == 2 * 2 * BLOCK * shape.kv_heads * (shape.width + scale_bytes)
+    scale_bytes = {"float32": 4, "float16": 2, "": 0}[kind[2]]
+    value_bytes = 2 if kind[1] == "float16" else 1
+    assert executor.block_bytes == 2 * 2 * BLOCK * shape.kv_heads * (shape.width * value_bytes + scale_bytes)
 
 
 def test_heads_of_64_channels_take_over_three_and_a_half_times_less() -> None:
@@ -145,7 +149,7 @@ def test_blocks_move_with_their_content(kind: Kind, opened: Any) -> None:
     np.testing.assert_allclose(found, whole_text(SHAPES["windows"], kind, texts[0])[6:], rtol=0, atol=BAR)
 
 
-@pytest.mark.parametrize("kind", KINDS[:2], ids="-".join)
+@pytest.mark.parametrize("kind", KINDS[:4], ids="-".join)
 def test_other_requests_pages_are_never_read(kind: Kind, opened: Any) -> None:
     """Unused columns of the table hold block 0, somebody else's; and a page holds what was there before."""
     texts = texts_of((10, 3))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeysValues:
-    """Keys and values: floats, or int8 levels with their scales.
+    """Keys and values: floats, float16 if `narrow`, or int8 levels with their scales.
 
     In rows: k and v [X, C], scales [X]. Where queries meet them: k and v [..., L, C], scales [..., 1, L].
     """
@@ -36,12 +36,13 @@ class KeysValues:
     v: ir.Value
     k_scale: ir.Value | None = None
     v_scale: ir.Value | None = None
+    narrow: bool = False
 
     def gathered(self, emit: Emitter, index: ir.Value) -> KeysValues:
-        """The rows at i64[R, G, L]; levels become floats only here, and only those that are read."""
+        """The rows at i64[R, G, L]; they become float32 only here, and only those that are read."""
         k, v = (emit.op("Gather", [x, index]) for x in (self.k, self.v))
         if self.k_scale is None or self.v_scale is None:
-            return KeysValues(k, v)
+            return KeysValues(*(emit.to(x, torch.float32) for x in (k, v))) if self.narrow else KeysValues(k, v)
         scales = [
             emit.op("Unsqueeze", [emit.op("Gather", [x, index]), emit.ints([2])])
             for x in (self.k_scale, self.v_scale)
@@ -114,12 +115,13 @@ def _refuse_paged(node: fx.Node, operands: list[Any]) -> str | None:
     if any(x.op != "placeholder" or len(x.users) > 1 for x in pools):
         return "a KV pool that is no input, or that more than one attention writes to"
     kinds = tuple(dtype_of(x) for x in pools)
-    if kinds not in ((torch.float32,) * 2, (torch.int8,) * 2 + (torch.float32,) * 2):
+    plain = ((torch.float32,) * 2, (torch.float16,) * 2)
+    if kinds not in (*plain, (torch.int8,) * 2 + (torch.float32,) * 2):
         return f"KV pools of {', '.join(str(k).removeprefix('torch.') for k in kinds)}"
     return _refuse(node, operands, floats=1)
 
 
-@lowers("optcc.paged_attention.default", refuse=_refuse_paged)
+@lowers("optcc.paged_attention.default", refuse=_refuse_paged, half=True)
 def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Write first, then attend over the pages.
 
@@ -135,13 +137,14 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
 
     def write(pool: fx.Node, new: fx.Node, row: list[int]) -> ir.Value:
         """The pool after the step, in rows."""
-        written = emit.op("ScatterND", [emit.value(pool), slots, emit.value(new)])
+        written = emit.op("ScatterND", [emit.value(pool), slots, emit.cast(new, dtype_of(pool))])
         written.name = f"{pool.name}.out"
         written.type, written.shape = emit.value(pool).type, emit.value(pool).shape
         emit.extra_outputs.append(written)
         return emit.reshape(written, row)
 
-    rows = KeysValues(write(k_pool, k, [-1, width]), write(v_pool, v, [-1, width]))
+    pools = write(k_pool, k, [-1, width]), write(v_pool, v, [-1, width])
+    rows = KeysValues(*pools, narrow=dtype_of(k_pool) == torch.float16)
     if k_scale is not None:
         scales = write(k_scale_pool, k_scale, [-1]), write(v_scale_pool, v_scale, [-1])
         rows = KeysValues(rows.k, rows.v, *scales)

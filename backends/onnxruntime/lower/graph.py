@@ -13,7 +13,7 @@ from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers 
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
 from optcc.backends.onnxruntime.lower.storage import plan_storage
-from optcc.backends.onnxruntime.lower.types import COMPUTED, ONNX
+from optcc.backends.onnxruntime.lower.types import ONNX, STORED
 from optcc.errors import BackendCompileFailed, UnsupportedOp
 from optcc.ir.module import Module, source_of
 from optcc.ir.text import target_name
@@ -88,7 +88,7 @@ def _typed(emit: Emitter, node: fx.Node, value: ir.Value) -> ir.Value:
     import onnx_ir as ir
 
     kind = node.meta["val"]
-    if kind.dtype not in COMPUTED:
+    if kind.dtype not in STORED:
         raise UnsupportedOp(
             f"{node.name} is of type {kind.dtype}", hint="set `dtype: float32` under `model:`"
         )

@@ -23,10 +23,11 @@ Refusal = Callable[[fx.Node, list[Any]], str | None]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator is lowered, and when it isn't."""
+    """How one operator is lowered, when it isn't, and whether it takes float16, which few operators have on a CPU."""
 
     lower: Lowering
     refuse: Refusal
+    half: bool
 
 
 RULES: dict[str, Rule] = {}
@@ -37,14 +38,14 @@ def _accept(node: fx.Node, operands: list[Any]) -> str | None:
     return None
 
 
-def lowers(*names: str, refuse: Refusal = _accept) -> Callable[[F], F]:
+def lowers(*names: str, refuse: Refusal = _accept, half: bool = False) -> Callable[[F], F]:
     """Register a lowering for operators, named as IR text names them."""
 
     def add(function: F) -> F:
         for name in names:
             if name in RULES:
                 raise ValueError(f"{name} has two lowerings")
-            RULES[name] = Rule(function, refuse)
+            RULES[name] = Rule(function, refuse, half)
         return function
 
     return add

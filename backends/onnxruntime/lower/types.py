@@ -24,6 +24,9 @@ ONNX: dict[torch.dtype, int] = {
 COMPUTED = frozenset(ONNX) - {torch.float16}
 """The types whose operators ONNX Runtime has on a CPU; float16 scales are widened when the model is opened."""
 
+STORED = frozenset(ONNX)
+"""The types of inputs and results: a float16 KV pool is read by operators that widen it."""
+
 NUMPY: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
     torch.float64: np.float64,

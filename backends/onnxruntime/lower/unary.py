@@ -99,7 +99,7 @@ def dropout(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     return emit.value(operands[0])
 
 
-@lowers("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default")
+@lowers("aten._to_copy.default", "aten.to.dtype", "aten.type_as.default", half=True)
 def cast(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Another element type."""
     return emit.cast(operands[0], dtype_of(node))

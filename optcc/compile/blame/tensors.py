@@ -123,6 +123,9 @@ class Putter:
         """Calls that don't round keys and values."""
         made: dict[fx.Node, Callable[..., Any]] = {}
         for attention in self.side.module.find(_OPS.paged_attention.default):
+            pool = attention.args[3]
+            if isinstance(pool, fx.Node) and pool.meta["val"].dtype == torch.float16:
+                made[attention] = _unrounded_attention
             for value in attention.args[1:3]:
                 pair = value.args[0] if isinstance(value, fx.Node) and value.args else None
                 if isinstance(pair, fx.Node) and pair.target is _OPS.quantize_activation.default:
@@ -184,3 +187,9 @@ class Putter:
         if node.target is _EMBEDDING:
             return lambda ids, *rest: mixed()[ids]
         return lambda *operands: mixed()
+
+
+def _unrounded_attention(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *rest: Any) -> Tensor:
+    """One step over pools that hold nothing yet, so that copies of them do."""
+    found: Tensor = _OPS.paged_attention(q, k, v, k_pool.to(q.dtype), v_pool.to(q.dtype), *rest)
+    return found

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from optcc.ir.interpret import Calls, Observer, interpret
 from optcc.ir.module import Module
 from optcc.ir.pattern import normalized
+from optcc.quant.kv import halved
 
 _OPS = torch.ops.optcc
 Batch = Mapping[str, Tensor]
@@ -70,6 +71,9 @@ def unrounded(module: Module) -> Calls:
         for back in (user for part in node.users for user in part.users):
             if back.target is _OPS.dequantize.default:
                 made[back] = lambda packed, *rest: packed
+    for node in module.find(torch.ops.aten._to_copy.default):
+        if halved(node) is not None:
+            made[node.args[0]] = made[node] = lambda x, **kwargs: x  # type: ignore[index]
     for node in module.find(_OPS.quantized_linear.default):
         if normalized(node)[0][9]:
             made[node] = _plain_linear

@@ -86,7 +86,7 @@ def paged_attention(
     kv_lengths i32[R] (length after this step), block_table i32[R,M] -> [T,H,C]. Position p of a request lives in
     block block_table[r, p // K] at offset p % K.
 
-    Quantized keys and values come packed, int8 or e4m3, with the scales k_scale and v_scale [T,G,1] that
+    Keys and values are rounded to the pools' type, and widened to q's when they are read. Quantized ones come packed, int8 or e4m3, with the scales k_scale and v_scale [T,G,1] that
     `quantize_activation` gave them; the scale pools [N,K,G,1] keep those. A token is quantized once, from its own
     values alone, so what a query sees doesn't depend on how the text was cut into steps.
     """

@@ -46,6 +46,7 @@ def recipe(folder: Path, kind: str, backend: str, weights: str = "") -> Path:
     [
         ("llama", "int8", "onnxruntime"),
         ("gemma2", "int8", "onnxruntime"),
+        ("llama", "float16", "onnxruntime"),
         ("llama", "e4m3", "reference"),
     ],
 )
@@ -131,18 +132,23 @@ def test_a_cache_of_another_type_than_promised_fails(pipeline: str) -> None:
         balance(0, [], module, {}, Path("weights"), KvFormat("int8"))
 
 
-def test_promises_kept() -> None:
+@pytest.mark.parametrize(
+    ("kind", "form", "cached"),
+    [
+        ("int8", KvFormat("int8"), KvBytes("int8", "float32", 48, 128)),
+        ("float16", KvFormat("float16", ""), KvBytes("float16", "", 64, 128)),
+    ],
+)
+def test_promises_kept(kind: str, form: KvFormat, cached: KvBytes) -> None:
     module = parse_module(PLAIN)
-    run_pipeline(module, parse_pipeline("quantize.kv,serve.paged-kv"), Context(), [])
-    assert balance(0, [], module, {}, Path("weights"), KvFormat("int8")).kv == KvBytes(
-        "int8", "float32", 48, 128
-    )
+    run_pipeline(module, parse_pipeline(f"quantize.kv{{type={kind}}},serve.paged-kv"), Context(), [])
+    assert balance(0, [], module, {}, Path("weights"), form).kv == cached
 
 
 @pytest.mark.parametrize(
     ("pipeline", "error", "what"),
     [
-        ("quantize.kv{type=int4}", BadOption, "'int4' is none of int8, e4m3"),
+        ("quantize.kv{type=int4}", BadOption, "'int4' is none of float16, int8, e4m3"),
         ("quantize.kv{scale=bfloat16}", BadOption, "'bfloat16' is none of float32, float16"),
         ("quantize.kv,quantize.kv", PreconditionFailed, "quantized already"),
         ("serve.paged-kv,quantize.kv", PreconditionFailed, "found no attention"),

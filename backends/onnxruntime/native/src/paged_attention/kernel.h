@@ -62,6 +62,8 @@ constexpr int64_t scratch_floats(int64_t width) {
 }
 
 struct AttentionKernel {
+  // Floats as float16, to nearest, ties to even.
+  void (*narrow)(const float* from, uint16_t* to, int64_t count);
   // `scratch` is scratch_floats(width) floats on a cache line.
   void (*attend)(const Attention&, const Piece&, float* scratch);
   // The segments of a piece in order, `partial` apart by `stride`, into `out`. Uses `scratch` too.

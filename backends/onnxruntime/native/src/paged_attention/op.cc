@@ -30,7 +30,6 @@
 #include "cpu.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/rotary.h"
-#include "simd/half.h"
 
 namespace optcc {
 namespace {
@@ -99,33 +98,40 @@ struct Write {
   int64_t kv_heads, width, block;
   bool by_channel;
   const Rotary* rotary;  // null: as it is
+  const AttentionKernel* kernel;
 
   void token(int64_t token, int64_t page, int64_t offset) const {
     switch (pool->type) {
       case HALF:
-        return copy<float>(token, page, offset, pool->as<uint16_t>(), to_half);
+        return copy<float>(token, page, offset, pool->as<uint16_t>());
       case INT8:
-        return copy<int8_t>(token, page, offset, pool->as<int8_t>(), [](int8_t x) { return x; });
+        return copy<int8_t>(token, page, offset, pool->as<int8_t>());
       default:
-        return copy<float>(token, page, offset, pool->as<float>(), [](float x) { return x; });
+        return copy<float>(token, page, offset, pool->as<float>());
     }
   }
 
  private:
-  template <class From, class To, class Convert>
-  void copy(int64_t token, int64_t page, int64_t offset, To* blocks, Convert convert) const {
+  template <class From, class To>
+  void copy(int64_t token, int64_t page, int64_t offset, To* blocks) const {
     From turned[kMaxWidth];
+    uint16_t halves[kMaxWidth];
     const From* next = static_cast<const From*>(from.first) + token * from.stride;
     for (int64_t head = 0; head < kv_heads; ++head, next += width) {
       const From* row = next;
       if constexpr (std::is_same_v<From, float>) {
         if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
       }
+      const To* stored;
+      if constexpr (std::is_same_v<From, To>)
+        stored = row;
+      else
+        kernel->narrow(row, halves, width), stored = halves;
       To* to = blocks + (page * kv_heads + head) * width * block;
       if (by_channel)
-        for (int64_t c = 0; c < width; ++c) to[c * block + offset] = convert(row[c]);
+        for (int64_t c = 0; c < width; ++c) to[c * block + offset] = stored[c];
       else
-        for (int64_t c = 0; c < width; ++c) to[offset * width + c] = convert(row[c]);
+        for (int64_t c = 0; c < width; ++c) to[offset * width + c] = stored[c];
     }
   }
 };
@@ -357,15 +363,15 @@ struct PagedAttention {
   }
 
   // Keys and values to their pages, and queries to where they are read.
-  static void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step,
-                          const Given& given) {
+  void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step,
+                   const Given& given) const {
     const int64_t tokens = tokens_of(in);
     const Rotary* rotary = given.rotary.half > 0 ? &given.rotary : nullptr;
-    std::vector<Write> writes = {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary},
-                                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr}};
+    std::vector<Write> writes = {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel},
+                                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel}};
     if (a.type == KvType::kInt8)
       for (size_t i : {8, 9})
-        writes.push_back({{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr});
+        writes.push_back({{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel});
     std::vector<int64_t> owner(static_cast<size_t>(tokens));
     for (int64_t r = 0; r < step.requests; ++r)
       std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);

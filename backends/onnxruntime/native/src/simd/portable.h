@@ -26,6 +26,9 @@ inline void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 inline V load_half(const uint16_t* p) {
   return V{from_half(p[0]), from_half(p[1]), from_half(p[2]), from_half(p[3])};
 }
+inline void store_half(uint16_t* p, V x) {
+  for (int i = 0; i < kLanes; ++i) p[i] = to_half(x[i]);
+}
 inline V load_int8(const int8_t* p) {
   return V{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
 }
