@@ -64,8 +64,9 @@ constexpr int64_t scratch_floats(int64_t width) {
 struct AttentionKernel {
   // Floats as float16, to nearest, ties to even.
   void (*narrow)(const float* from, uint16_t* to, int64_t count);
-  // `scratch` is scratch_floats(width) floats on a cache line.
-  void (*attend)(const Attention&, const Piece&, float* scratch);
+  // `after` is the piece that the same thread takes next, as far as is known, or null: its first keys are fetched by
+  // the way. `scratch` is scratch_floats(width) floats on a cache line.
+  void (*attend)(const Attention&, const Piece&, const Piece* after, float* scratch);
   // The segments of a piece in order, `partial` apart by `stride`, into `out`. Uses `scratch` too.
   void (*merge)(const Attention&, const Piece&, int segments, int64_t stride, float* scratch);
 };

@@ -403,7 +403,10 @@ struct PagedAttention {
       work += work_of(pieces[i]);
     }
     const int64_t floats = scratch_floats(a.width);
-    const auto run = [&](size_t i) { kernel.attend(a, pieces[order[i]], scratch(floats)); };
+    const auto run = [&](size_t i) {
+      const Piece* after = i + 1 < pieces.size() ? &pieces[order[i + 1]] : nullptr;
+      kernel.attend(a, pieces[order[i]], after, scratch(floats));
+    };
     if (work * a.width < kInline) {
       for (size_t i = 0; i < pieces.size(); ++i) run(i);
     } else {
