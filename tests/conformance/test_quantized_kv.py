@@ -158,7 +158,7 @@ def test_other_requests_pages_are_never_read(kind: Kind, opened: Any) -> None:
     shape = play.executor.export_blocks(others).shape
     play.executor.import_blocks(others, np.full(shape, np.nan, np.float32))
     assert np.isnan(play.executor.export_blocks(others)).all()
-    play.executor.import_blocks(list(play.tables[0]), np.full((3, *shape[1:]), 1e6, np.float32))
+    play.executor.import_blocks(list(play.tables[0]), np.full((3, *shape[1:]), 6e4, np.float32))
     found = np.concatenate([play.step({0: n}, extra_columns=3)[0] for n in (5, 1, 4)])
     np.testing.assert_allclose(found, whole_text(SHAPES["plain"], kind, texts[0]), rtol=0, atol=BAR)
 
