@@ -21,14 +21,22 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size in bytes and hexadecimal SHA-256 of one file."""
+    """One file.
+
+    Attributes:
+        bytes: its size.
+        sha256: of all of it, hexadecimal.
+        pieces: the same of every 16 MiB, of a file that is larger; several threads check those at once.
+    """
 
     bytes: int
     sha256: str
+    pieces: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain data."""
-        return {"bytes": self.bytes, "sha256": self.sha256}
+        pieces = {"pieces": list(self.pieces)} if self.pieces else {}
+        return {"bytes": self.bytes, "sha256": self.sha256, **pieces}
 
 
 @dataclass(frozen=True)
@@ -131,4 +139,7 @@ def parse_files(table: Mapping[str, Any]) -> dict[str, FileEntry]:
     for name in table:
         if not is_safe_name(name):
             raise ValueError(f"unsafe file name {name!r}")
-    return {name: FileEntry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in table.items()}
+    return {
+        name: FileEntry(int(entry["bytes"]), str(entry["sha256"]), tuple(map(str, entry.get("pieces", ()))))
+        for name, entry in table.items()
+    }

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from optcc.artifact.digest import sha256_mapped
+from optcc.artifact.digest import PIECE, sha256_file, sha256_pieces
 from optcc.artifact.manifest import FileEntry
 from optcc.artifact.store import WEIGHTS, Artifact
 from optcc.artifact.verify import read_manifest
@@ -62,15 +62,29 @@ def _settle(weights: Future[None], drop: Callable[[], None]) -> None:
 def _check(path: Path, entry: FileEntry) -> None:
     """Raise CorruptArtifact unless the file is as it was written."""
     hint = "copy it again, or rebuild it"
+    wanted = entry.pieces or (entry.sha256,)
     try:
-        found = sha256_mapped(path)
+        size = path.stat().st_size
+        found = sha256_pieces(path) if entry.pieces else (sha256_file(path),)
     except OSError as error:
         raise CorruptArtifact(
             f"can't read the weights: {error.strerror}", where=str(path), hint=hint
         ) from error
-    if found != entry.sha256:
+    if size != entry.bytes:
         raise CorruptArtifact(
-            f"the weights are damaged: SHA-256 {found[:12]}… instead of {entry.sha256[:12]}…",
+            f"the weights are damaged: {size} bytes instead of {entry.bytes}", where=str(path), hint=hint
+        )
+    for index, (now, was) in enumerate(zip(found, wanted, strict=False)):
+        if now != was:
+            raise CorruptArtifact(
+                f"the weights are damaged: SHA-256 {now[:12]}… instead of {was[:12]}…, "
+                f"from byte {index * PIECE} on",
+                where=str(path),
+                hint=hint,
+            )
+    if len(found) != len(wanted):
+        raise CorruptArtifact(
+            f"{len(wanted)} pieces of the weights are listed, there are {len(found)}",
             where=str(path),
             hint=hint,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from optcc.artifact.digest import canonical_json, sha256_files
+from optcc.artifact.digest import PIECE, canonical_json, sha256_files, sha256_pieces
 from optcc.artifact.manifest import MANIFEST, FileEntry, Manifest
 from optcc.artifact.reports import HASHES, REPORT, ReportHashes, parse_hashes, read_status
 from optcc.artifact.staging import Staging, clean_up, locked
@@ -160,7 +160,8 @@ def _entries(root: Path, names: Sequence[str]) -> dict[str, FileEntry]:
     for name, digest in zip(names, sha256_files(root / name for name in names)):
         if isinstance(digest, OSError):
             raise CannotWrite(f"can't read {name} back: {digest.strerror}", where=str(root)) from digest
-        entries[name] = FileEntry((root / name).stat().st_size, digest)
+        size = (root / name).stat().st_size
+        entries[name] = FileEntry(size, digest, sha256_pieces(root / name) if size > PIECE else ())
     return entries
 
 

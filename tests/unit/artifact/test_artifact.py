@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,34 @@ def test_starting_while_weights_are_hashed(intact: Path, tmp_path: Path) -> None
         file.write(b"?")
     with pytest.raises(CorruptArtifact, match=r"weights\.safetensors"):
         open_and_start(tmp_path / "a", refuse, lambda made: None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda data: data[:70] + bytes([data[70] ^ 1]) + data[71:], "from byte 64 on"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "from byte"),
+        (lambda data: data[:-1], "bytes instead of"),
+        (lambda data: data + b"?", "bytes instead of"),
+        (lambda data: b"", "bytes instead of"),
+    ],
+)
+def test_large_weights_are_hashed_in_pieces(
+    damage: Callable[[bytes], bytes], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("digest", "writer", "starting"):
+        monkeypatch.setattr(f"optcc.artifact.{name}.PIECE", 64)
+    root = tmp_path / "a"
+    make_artifact(root)
+    weights = root / "weights.safetensors"
+    data = weights.read_bytes()
+    artifact, _ = open_and_start(root, lambda artifact: artifact.root, lambda made: None)
+    entry = artifact.manifest.files["weights.safetensors"]
+    assert len(entry.pieces) == -(-len(data) // 64) > 2
+    assert entry.pieces[1] == hashlib.sha256(data[64:128]).hexdigest()
+    weights.write_bytes(damage(data))
+    with pytest.raises(CorruptArtifact, match=told):
+        open_and_start(root, lambda artifact: artifact.root, lambda made: None)
 
 
 @settings(max_examples=150, deadline=None)
