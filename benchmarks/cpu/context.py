@@ -1,0 +1,116 @@
+"""What a decode step costs as contexts grow: whole steps of an artifact, short and long contexts in turn.
+
+    python -m benchmarks.cpu.context ARTIFACT... [--requests 16] [--contexts 128,2048] [--rounds 20] [--threads 2]
+    [--json FILE]
+
+Pools are full of other requests' pages in shuffled order; ratios are those of a round, median and range of their middle
+half. An artifact's KV type is the recipe's (`quantize.kv`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from optcc.cli.opening import open_running
+from optcc.host import read_cpu
+from optcc.runtime.executor import Batch, Executor, ModelSpec
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Steps at one context: milliseconds, and how many times the first context's, quarter by quarter."""
+
+    artifact: str
+    kv: str
+    context: int
+    requests: int
+    best_ms: float
+    median_ms: float
+    ratio: tuple[float, float, float]
+    token_bytes: int
+
+
+def batch_of(spec: ModelSpec, requests: int, context: int, seed: int) -> Batch:
+    """One token of each request, which then has `context`; pages anywhere."""
+    rng = np.random.default_rng(seed)
+    pages = spec.blocks_for(context)
+    table = rng.permutation(requests * pages).astype(np.int32).reshape(requests, pages)
+    rows = np.arange(requests, dtype=np.int64)
+    return Batch(
+        rng.integers(0, spec.vocab, requests),
+        np.full(requests, context - 1, np.int64),
+        np.arange(requests + 1, dtype=np.int32),
+        np.full(requests, context, np.int32),
+        table,
+        rows,
+    )
+
+
+def measure(name: str, executor: Executor, requests: int, contexts: Sequence[int], rounds: int) -> list[Cost]:
+    """All contexts in turn, `rounds` times."""
+    spec = executor.spec
+    executor.bind(requests * spec.blocks_for(max(contexts)))
+    batches = [batch_of(spec, requests, context, i) for i, context in enumerate(contexts)]
+    for batch in batches:
+        executor.step(batch)
+    seconds: list[list[float]] = [[] for _ in contexts]
+    for _ in range(rounds):
+        for found, batch in zip(seconds, batches, strict=True):
+            start = time.perf_counter()
+            executor.step(batch)
+            found.append(time.perf_counter() - start)
+    costs = []
+    for context, found in zip(contexts, seconds, strict=True):
+        low, middle, high = statistics.quantiles([t / s for t, s in zip(found, seconds[0], strict=True)], n=4)
+        costs.append(
+            Cost(
+                *(name, spec.kv_dtype, context, requests),
+                best_ms=min(found) * 1e3,
+                median_ms=statistics.median(found) * 1e3,
+                ratio=(low, middle, high),
+                token_bytes=spec.block_bytes // spec.block_size,
+            )
+        )
+    return costs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("artifacts", type=Path, nargs="+")
+    parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--contexts", default="128,2048")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args(arguments)
+    found: list[Cost] = []
+    for path in given.artifacts:
+        _, executor = open_running(path, force=False, threads=given.threads)
+        contexts = [int(context) for context in given.contexts.split(",")]
+        costs = measure(path.name, executor, given.requests, contexts, given.rounds)
+        executor.close()
+        for c in costs:
+            print(
+                f"{c.artifact}, KV in {c.kv}, {c.token_bytes / 1000:.1f} kB a token: "
+                f"{c.requests} requests at {c.context}: median {c.median_ms:.1f} ms, best {c.best_ms:.1f} ms, "
+                f"{c.ratio[1]:.2f}x [{c.ratio[0]:.2f}, {c.ratio[2]:.2f}]",
+                flush=True,
+            )
+        found += costs
+    if given.json:
+        machine = read_cpu(Path("/proc/cpuinfo"))[0]
+        facts = {"machine": machine, "threads": given.threads, "rounds": given.rounds}
+        given.json.write_text(json.dumps({**facts, "costs": [asdict(c) for c in found]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
