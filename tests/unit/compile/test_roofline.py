@@ -54,7 +54,7 @@ def test_work_of_a_step(artifact: Artifact) -> None:
     assert head.operations == 2 * 3 * 160 * 64, "logits of one row for each request"
     attention = next(w for w in found if w.operator == "paged_attention")
     assert attention.operations == 4 * 64 * 3 * (9 + 10), "the first of two tokens attends to one less"
-    assert attention.bytes == 3 * 10 * 2 * 2 * 16 * 4 + 4 * 6 * (64 + 32 + 32) + 4 * 6 * 64
+    assert attention.bytes == 3 * 10 * 2 * 2 * 16 * 2 + 4 * 6 * (64 + 32 + 32) + 4 * 6 * 64
     table = next(w for w in found if w.operator == "quantized_embedding")
     assert table.bytes == 6 * (64 + 4) + 4 * 6 * 64, "only the rows that are looked up"
 

@@ -31,7 +31,7 @@ def canonicalize(fault: str, at: int) -> str:
 def test_a_good_recipe_has_nobody_to_blame(model: str, cache: Path, recipe: Recipes) -> None:
     result = run(model, recipe(), cache)
     assert result.step is None and not any(p.bad for p in result.probes)
-    assert len(result.probes) == 3
+    assert len(result.probes) == 4
 
 
 @pytest.mark.parametrize("at", [0, 4, 9, 12])
@@ -76,7 +76,7 @@ def test_a_limit_is_held_against_the_original(model: str, cache: Path, recipe: R
 def test_a_crash_and_a_nan_are_found(model: str, cache: Path, recipe: Recipes) -> None:
     crash = run(model, recipe(fuse="[fuse.dequant-linear, './faulty.py:Crash']"), cache, "crash")
     assert crash.step is not None and "Crash" in crash.step and "planted" in crash.told
-    assert crash.place == 17
+    assert crash.place == 18
     nan = run(model, recipe(quantize=f"['./faulty.py:Nan': {{weight: {DOWN}}}]"), cache, "crash")
     assert nan.step is not None and "Nan" in nan.step and "NaN" in nan.told
 
@@ -91,4 +91,4 @@ def test_what_is_repaired_later_is_said_not_to_be_monotone(model: str, cache: Pa
 def test_speed_asks_the_lowered_module(model: str, cache: Path, recipe: Recipes) -> None:
     result = run(model, recipe(), cache, "speed", limit=1e9)
     assert result.step is None and "too slow already" in result.told
-    assert [p.point for p in result.probes] == [15, 21]
+    assert [p.point for p in result.probes] == [15, 22]

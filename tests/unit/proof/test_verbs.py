@@ -46,7 +46,7 @@ def test_bisect_tells_pass_line_and_commands(
     assert "faulty.py:Epsilon{number=2" in told and "recipe.yaml:" in told and "--prove each" in told
     assert main(["bisect", model, path, "--cache", str(cache), "--json"]) == 0
     found = json.loads(capfd.readouterr().out)
-    assert found["place"] == 18 and found["probes"][-1]["point"] and found["runs"] <= 6
+    assert found["place"] == 19 and found["probes"][-1]["point"] and found["runs"] <= 6
 
 
 def test_a_broken_promise_exits_1_with_its_code(
