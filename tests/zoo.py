@@ -1,4 +1,4 @@
-"""Tiny random models of twelve architectures, with every feature active.
+"""Tiny random models of thirteen architectures, with every feature active.
 
 A random model with default initialisation hides mistakes: norms of one, biases of zero, windows longer than
 the text and soft-caps far above the scores change nothing, so a compiler may drop them unnoticed. Here every
@@ -255,6 +255,22 @@ ZOO: dict[str, Entry] = {
             "attention multiplier": Switch({"attention_multiplier": 0.25}),
             "residual multiplier": Switch({"residual_multiplier": 1.0}),
             "logits scaling": Switch({"logits_scaling": 1.0}),
+        },
+    ),
+    "granite_swa": Entry(
+        "GraniteSWAConfig",
+        _BASE
+        | {
+            "sliding_window": WINDOW,
+            "layer_types": _MIXED,
+            "layer_rope_theta": [10000.0, 0.0, 100.0],
+            "attention_multiplier": 0.25,
+            "tie_word_embeddings": True,
+        },
+        {
+            "window": Switch({"layer_types": _FULL}),
+            "rope of layers": Switch({"layer_rope_theta": [10000.0] * 3}),
+            "sinks": Switch(weights=r"self_attn\.sinks", value=-1e4),
         },
     ),
 }

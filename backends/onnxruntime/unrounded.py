@@ -1,4 +1,4 @@
-"""The same graph with activations, keys and values as they are: what a check compares where roundings would hide small mistakes."""
+"""The same graph with activations, keys and values as they are, where roundings would hide small mistakes."""
 
 from __future__ import annotations
 

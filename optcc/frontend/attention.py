@@ -106,11 +106,13 @@ def _attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **extra: object,
 ) -> tuple[Tensor, None]:
     """Emit the operator: query [B,H,S,C], key and value [B,G,S,C] -> [B,S,H,C]. A step has B = 1 and S = T.
 
-    `sliding_window` is not used: the eager function, which is what "correct" means, obeys the mask alone.
+    `s_aux` [H] are attention sinks. `sliding_window` is not used: the eager function, which is what "correct" means,
+    obeys the mask alone.
     """
     layer = type(module).__name__
     unknown = sorted(name for name, given in extra.items() if given is not None and name not in _HARMLESS)
@@ -127,9 +129,14 @@ def _attention(
     scale = float(scaling) if scaling is not None else float(query.shape[-1]) ** -0.5
     q, k, v = (tensor.transpose(1, 2) for tensor in (query, key, value))
     if not attention_mask.causal:
+        if s_aux is not None:
+            raise UnsupportedArchitecture(
+                f"{layer} passes s_aux, attention sinks, to attention in both directions"
+            )
         padding, cap = attention_mask.padding, float(softcap or 0.0)
         return torch.ops.optcc.masked_attention(q, k, v, padding, scale, cap), None
     starts = _query_starts.get()
     q, k, v = q.squeeze(0), k.squeeze(0), v.squeeze(0)
-    out = torch.ops.optcc.attention(q, k, v, starts, scale, attention_mask.window, float(softcap or 0.0))
+    window, cap = attention_mask.window, float(softcap or 0.0)
+    out = torch.ops.optcc.attention(q, k, v, starts, scale, window, cap, s_aux)
     return out.unsqueeze(0), None

@@ -19,12 +19,6 @@ _STATE_SPACE = (
     "lru_width",
 )
 _STATE_SPACE_TYPES = ("mamba", "mamba2", "rwkv", "falcon_mamba", "recurrent_gemma", "lfm2", "xlstm")
-_SINKS = (
-    "add_swa_attention_sink_bias",
-    "add_full_attention_sink_bias",
-    "attention_sink",
-    "use_attention_sinks",
-)
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _ROPE_BY_LENGTH = ("dynamic", "longrope", "su")
 
@@ -77,13 +71,6 @@ def _rope_entries(value: object) -> Iterator[Mapping[str, object]]:
             yield from _rope_entries(inner)
 
 
-def _sinks(config: Config) -> str | None:
-    key = next((key for key in _SINKS if config.get(key)), None)
-    if key or config.get("model_type") == "gpt_oss":
-        return f"attention sinks ({key or 'gpt_oss'})"
-    return None
-
-
 def _multimodal(config: Config) -> str | None:
     key = next((key for key in ("vision_config", "audio_config", "speech_config") if config.get(key)), None)
     return f"a multimodal model ({key})" if key else None
@@ -94,7 +81,6 @@ _RULES: tuple[Callable[[Config], str | None], ...] = (
     lambda c: "an encoder-decoder (is_encoder_decoder)" if c.get("is_encoder_decoder") else None,
     _experts,
     _state_space,
-    _sinks,
     _layer_types,
     _alibi,
     lambda c: "multi-head latent attention (kv_lora_rank)" if c.get("kv_lora_rank") else None,

@@ -1,7 +1,7 @@
 """Keys and values in few bits: the format, how it stands in a canonical graph, and how a later pass finds it again.
 
-Half precision as it is, or levels with one scale per token and KV head. A token's keys and values are rounded once, from
-themselves alone, so it doesn't matter in which step they enter the cache.
+Half precision as it is, or levels with one scale per token and KV head. A token's keys and values are rounded once,
+from themselves alone, so it doesn't matter in which step they enter the cache.
 """
 
 from __future__ import annotations

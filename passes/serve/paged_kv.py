@@ -66,7 +66,7 @@ class PagedKv(Pass):
         table = self._input(module, "block_table", torch.int32, ["R", "M"])
         for layer, (node, pair) in enumerate(zip(attentions, packed, strict=True)):
             shape = ["N", str(self.block_size), str(kv_heads), str(width)]
-            q, k, v, starts, scale, window, softcap = normalized(node)[0]
+            q, k, v, starts, scale, window, softcap, sinks = normalized(node)[0]
             scales: list[fx.Node] = []
             if pair is not None:
                 k, v = (value.cached for value in pair)
@@ -89,6 +89,7 @@ class PagedKv(Pass):
                 *(q, k, v, *pools, inputs["position_ids"], starts, lengths, table, scale, window, softcap),
                 *scales,
                 *scale_pools,
+                **({} if sinks is None else {"sinks": sinks}),
             )
             node.replace_all_uses_with(new)
             node.graph.erase_node(node)

@@ -35,13 +35,14 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Heads, KV heads and head width, and per layer the window and the soft-cap."""
+    """Heads, KV heads and head width, per layer the window and the soft-cap, and whether heads have sinks."""
 
     heads: int
     kv_heads: int
     width: int
     windows: tuple[int, ...]
     softcap: float = 0.0
+    sinks: bool = False
 
 
 SHAPES = {
@@ -51,6 +52,7 @@ SHAPES = {
     "windows": Shape(4, 2, 8, (3, 0)),
     "window-of-one": Shape(2, 1, 8, (1, 5)),
     "softcap": Shape(4, 2, 8, (0, 6), 1.5),
+    "sinks": Shape(6, 2, 8, (3, 0), sinks=True),
 }
 
 
@@ -70,7 +72,9 @@ def stateless(shape: Shape) -> Module:
         q = b.reshape(total, [-1, shape.heads, shape.width])
         k, v = (_rows(b, nodes["input_ids"], shape, f"{kind}{layer}", layer) for kind in "kv")
         attention = b.call(
-            torch.ops.optcc.attention.default, q, k, v, nodes["query_starts"], 0.7, window, shape.softcap
+            torch.ops.optcc.attention.default,
+            *(q, k, v, nodes["query_starts"], 0.7, window, shape.softcap),
+            b.new_weight(f"sinks{layer}", weight(shape.heads, seed=layer)) if shape.sinks else None,
         )
         total = b.call(A.add.Tensor, total, b.reshape(attention, [-1, wide]))
     picked = b.call(A.index.Tensor, total, [nodes["logit_rows"]])

@@ -52,6 +52,8 @@ class Form:
     rotary: int = 0
     """Channels that are rotated."""
     interleaved: bool = False
+    sinks: float = 0.0
+    """Spread of the heads' sinks; 0: none."""
     joined: bool = False
     """Query, key and value of a token come in one row."""
 
@@ -86,7 +88,10 @@ def session(form: Form) -> Any:
     if form.rotary:
         for name in ("cos", "sin"):
             inputs[name] = (TensorProto.FLOAT, ["T", form.rotary // 2])
-        names += ["cos", "sin"]
+    names += ["cos", "sin"] if form.rotary else ["", ""]
+    if form.sinks:
+        inputs["sinks"] = (TensorProto.FLOAT, [form.heads])
+        names.append("sinks")
     node = helper.make_node(
         "PagedAttention",
         names,
@@ -149,6 +154,7 @@ class Texts:
 
         self.q = [rows(n, f.heads) for n in self.lengths]
         self.new = [self._kept(rows(n, f.kv_heads), rows(n, f.kv_heads), rng) for n in self.lengths]
+        self.sinks = (rng.standard_normal(f.heads) * f.sinks).astype(np.float32)
         alike = self.shared * f.block
         for new in self.new[1:]:
             for name, values in new.items():
@@ -200,6 +206,7 @@ class Texts:
             "query_starts": np.cumsum([0, *counts.values()]).astype(np.int32),
             "kv_lengths": np.array([end for _, end in spans.values()], np.int32),
             "block_table": table,
+            **({"sinks": self.sinks} if self.form.sinks else {}),
         }
 
     def play(self, steps: Sequence[dict[int, int]]) -> list[Array]:
@@ -255,7 +262,7 @@ def expected(form: Form, inputs: dict[str, Array]) -> Array:
         form.scale,
         form.window,
         form.softcap,
-        *(given.get(n) for n in SCALES),
+        *(given.get(n) for n in (*SCALES, "sinks")),
     )
     rows: Array = found.numpy()
     return rows

@@ -35,6 +35,7 @@ def forms(draw: Any) -> Form:
         window=draw(st.sampled_from([0, 0, 1, 5, 64, 200])),
         softcap=draw(st.sampled_from([0.0, 0.0, 1.5, 30.0])),
         scale=draw(st.sampled_from([1.0, width**-0.5, 0.01])),
+        sinks=draw(st.sampled_from([0.0, 0.0, 1.0, 200.0])),
         isa=draw(st.sampled_from(ISAS)),
         threads=draw(st.sampled_from([1, 2])),
     )
@@ -236,6 +237,25 @@ def test_rotating_and_joined_rows_are_what_was_done_outside(
     assert found.shape == ((1, len(wanted), heads[0] * width) if joined else wanted.shape)
     for name, pool in pools.items():
         np.testing.assert_array_equal(inputs[name], pool)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_sink_takes_its_share(isa: str) -> None:
+    """All of it when it is far above every score, and nothing when it is far below, without overflow."""
+    form = Form(heads=3, isa=isa, sinks=1.0)
+    texts, plain = Texts(form, [300]), Texts(replace(form, sinks=0.0), [300])
+    wanted = plain.play(plain.whole())[0]
+    texts.sinks = np.array([1e4, -1e4, -np.inf], np.float32)
+    found = texts.play(texts.whole())[0]
+    assert np.abs(found[:, 0]).max() < 1e-30
+    assert_close(found[:, 1:], wanted[:, 1:])
+
+
+def test_sinks_of_other_heads_are_refused() -> None:
+    form = Form(sinks=1.0)
+    inputs = Texts(form, [20]).step({0: 20})
+    with pytest.raises(Exception, match="sinks"):
+        run(session(form), inputs | {"sinks": inputs["sinks"][:-1].copy()})
 
 
 def test_tables_that_do_not_fit_are_refused() -> None:

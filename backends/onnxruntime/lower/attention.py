@@ -7,7 +7,7 @@ and values are never repeated. The indices that place ragged tokens are in `ragg
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,13 +36,15 @@ class KeysValues:
     v: ir.Value
     k_scale: ir.Value | None = None
     v_scale: ir.Value | None = None
-    narrow: bool = False
+    narrow: bool = field(default=False, kw_only=True)
 
     def gathered(self, emit: Emitter, index: ir.Value) -> KeysValues:
         """The rows at i64[R, G, L]; they become float32 only here, and only those that are read."""
         k, v = (emit.op("Gather", [x, index]) for x in (self.k, self.v))
         if self.k_scale is None or self.v_scale is None:
-            return KeysValues(*(emit.to(x, torch.float32) for x in (k, v))) if self.narrow else KeysValues(k, v)
+            return (
+                KeysValues(*(emit.to(x, torch.float32) for x in (k, v))) if self.narrow else KeysValues(k, v)
+            )
         scales = [
             emit.op("Unsqueeze", [emit.op("Gather", [x, index]), emit.ints([2])])
             for x in (self.k_scale, self.v_scale)
@@ -51,9 +53,15 @@ class KeysValues:
 
 
 def attend(
-    emit: Emitter, q: ir.Value, held: KeysValues, mask: ir.Value | None, scale: float, softcap: float
+    emit: Emitter,
+    q: ir.Value,
+    held: KeysValues,
+    mask: ir.Value | None,
+    scale: float,
+    softcap: float,
+    sinks: ir.Value | None = None,
 ) -> ir.Value:
-    """Q [..., A, C], k and v [..., L, C], mask added to the scores [..., A, L] -> [..., A, C].
+    """Q [..., A, C], k and v [..., L, C], mask added to the scores [..., A, L], sinks [..., A, 1] -> [..., A, C].
 
     A key's scale multiplies its scores and a value's scale its weights: one product per key instead of one per channel.
     """
@@ -65,7 +73,11 @@ def attend(
         scores = emit.op("Mul", [emit.op("Tanh", [scores]), emit.number(softcap, torch.float32)])
     if mask is not None:
         scores = emit.op("Add", [scores, mask])
-    weights = emit.op("Softmax", [scores], {"axis": -1})
+    if sinks is None:
+        weights = emit.op("Softmax", [scores], {"axis": -1})
+    else:
+        together = emit.op("Softmax", [emit.op("Concat", [scores, sinks], {"axis": -1})], {"axis": -1})
+        weights = emit.op("Slice", [together, emit.ints([0]), emit.ints([-1]), emit.ints([-1])])
     if held.v_scale is not None:
         weights = emit.op("Mul", [weights, held.v_scale])
     return emit.op("MatMul", [weights, held.v])
@@ -88,26 +100,28 @@ def _ragged(
     query_starts: fx.Node,
     kv_heads: int,
     options: tuple[float, int, float],
+    sinks: fx.Node | None,
 ) -> ir.Value:
-    """Q [T, H, C] over keys and values in rows, X*G of them -> [T, H, C]."""
+    """Q [T, H, C] over keys and values in rows, X*G of them, sinks [H] or none -> [T, H, C]."""
     heads, width = (int(d or 0) for d in shape_of(q)[-2:])
     scale, window, softcap = options
     asked = ragged.query_index(emit, query_starts, heads, kv_heads)
     held = rows.gathered(emit, ragged.key_index(emit, keys, kv_heads))
     mask = causal_bias(emit, keys, heads // kv_heads, window)
     queries = emit.op("Gather", [emit.reshape(emit.value(q), [-1, width]), asked])
-    result = emit.reshape(attend(emit, queries, held, mask, scale, softcap), [-1, width])
+    column = None if sinks is None else ragged.of_heads(emit, emit.value(sinks), asked, heads)
+    result = emit.reshape(attend(emit, queries, held, mask, scale, softcap, column), [-1, width])
     return emit.op("Gather", [result, ragged.result_index(emit, query_starts, heads)])
 
 
 @lowers("optcc.attention.default", refuse=_refuse)
 def attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """Causal over the step's own tokens."""
-    q, k, v, starts, scale, window, softcap = operands
+    q, k, v, starts, scale, window, softcap, sinks = operands
     kv_heads, width = (int(d or 0) for d in shape_of(k)[-2:])
     keys = ragged.own_keys(emit, starts)
     rows = KeysValues(*(emit.reshape(emit.value(x), [-1, width]) for x in (k, v)))
-    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap))
+    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap), sinks)
 
 
 def _refuse_paged(node: fx.Node, operands: list[Any]) -> str | None:
@@ -131,7 +145,7 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
     if native.status().ok:
         return native_attention(emit, operands)
     q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap, *quantized = operands
-    k_scale, v_scale, k_scale_pool, v_scale_pool = quantized
+    k_scale, v_scale, k_scale_pool, v_scale_pool, sinks = quantized
     block, kv_heads, width = (int(d or 0) for d in shape_of(k_pool)[-3:])
     slots = ragged.write_slots(emit, starts, positions, table, block)
 
@@ -149,7 +163,7 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
         scales = write(k_scale_pool, k_scale, [-1]), write(v_scale_pool, v_scale, [-1])
         rows = KeysValues(rows.k, rows.v, *scales)
     keys = ragged.paged_keys(emit, starts, positions, lengths, table, block)
-    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap))
+    return _ragged(emit, q, keys, rows, starts, kv_heads, (scale, window, softcap), sinks)
 
 
 @lowers("optcc.masked_attention.default", refuse=_refuse)

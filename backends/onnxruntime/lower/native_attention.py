@@ -28,7 +28,7 @@ RESHAPE = torch.ops.aten.reshape.default
 
 def native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
     """Of an optcc.paged_attention node's operands; [T, H, C]."""
-    q, k, v, k_pool, v_pool, _, starts, lengths, table, scale, window, softcap, *scales = operands
+    q, k, v, k_pool, v_pool, _, starts, lengths, table, scale, window, softcap, *scales, sinks = operands
     heads, width = (int(d or 0) for d in shape_of(q)[-2:])
     kv_heads = int(shape_of(k)[-2] or 0)
     # Keys that are stored in 8 bits were quantized after they were rotated.
@@ -49,7 +49,8 @@ def native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
     inputs += [emit.value(x) for x in (k_pool, v_pool)]
     inputs += [emit.cast(x, torch.int32) for x in (starts, lengths, table)]
     inputs += [None if x is None else emit.value(x) for x in scales]
-    inputs += [emit.value(x) for x in rope[:2]] if rope else []
+    inputs += [emit.value(x) for x in rope[:2]] if rope else [None, None]
+    inputs.append(None if sinks is None else emit.value(sinks))
     while inputs[-1] is None:
         inputs.pop()
     return _attention(emit, inputs, attributes, joined, heads, width)

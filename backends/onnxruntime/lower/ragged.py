@@ -150,6 +150,12 @@ def query_index(emit: Emitter, query_starts: fx.Node, heads: int, kv_heads: int)
     return emit.shared(("query index", query_starts, heads, kv_heads), lambda: emit.scoped("step", make))
 
 
+def of_heads(emit: Emitter, values: ir.Value, asked: ir.Value, heads: int) -> ir.Value:
+    """f32[R, G, h*Q, 1]: of a value for each head, [H], that of the head of each padded query."""
+    head = emit.op("Mod", [asked, emit.number(heads, _I64)])
+    return emit.op("Unsqueeze", [emit.op("Gather", [values, head]), emit.ints([3])])
+
+
 def result_index(emit: Emitter, query_starts: fx.Node, heads: int) -> ir.Value:
     """i64[T, H]: rows of [R*G*h*Q, C] in the order of tokens."""
     step = queries(emit, query_starts)

@@ -7,6 +7,7 @@ once while they fit the budget; the arithmetic is that of the operators' referen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -140,7 +141,9 @@ class Side:
             name = str(normalized(node)[0][1].target)
             return lambda *operands: self.linear(name, *operands)
         if node.target is _OPS.paged_attention.default:
-            return attention
+            pool = node.args[3]
+            assert isinstance(pool, fx.Node)
+            return partial(unpaged, half=pool.meta["val"].dtype == torch.float16)
         return None
 
     def linear(self, name: str, x: Tensor, *rest: Any) -> Tensor:
@@ -160,8 +163,13 @@ def rounded(x: Tensor, form: str, group: int, scale: str) -> Tensor:
     return dequantize(values, scales, None, None, form, group, 1, x.dtype)
 
 
-def attention(*operands: Any, **named: Any) -> Tensor:
-    """Paged attention of one whole window, without its pages; packed keys and values are unpacked."""
+def unpaged(*operands: Any, half: bool = False, **named: Any) -> Tensor:
+    """Paged attention of one whole window, without its pages; packed keys and values are unpacked.
+
+    Args:
+        operands, named: of the operator.
+        half: round keys and values to float16, as pools of that type do.
+    """
     q, k, v, _, _, _, starts, _, _, scale, *rest = operands
     window = named.get("window", rest[0] if rest else 0)
     softcap = named.get("softcap", rest[1] if len(rest) > 1 else 0.0)
@@ -171,7 +179,10 @@ def attention(*operands: Any, **named: Any) -> Tensor:
     if k_scale is not None and v_scale is not None:
         k = (k.float() * k_scale.float()).to(q.dtype)
         v = (v.float() * v_scale.float()).to(q.dtype)
-    found: Tensor = _OPS.attention(q, k, v, starts, scale, window, softcap)
+    if half:
+        k, v = k.half().to(q.dtype), v.half().to(q.dtype)
+    sinks = named.get("sinks", scales[4] if len(scales) > 4 else None)
+    found: Tensor = _OPS.attention(q, k, v, starts, scale, window, softcap, sinks)
     return found
 
 

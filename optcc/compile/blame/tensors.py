@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from optcc.compile.blame.side import Side, rounded
+from optcc.compile.blame.side import Side, rounded, unpaged
 from optcc.ir.module import Module
 from optcc.ir.ops.quantized import dequantize
 from optcc.ir.pattern import normalized
@@ -125,7 +125,7 @@ class Putter:
         for attention in self.side.module.find(_OPS.paged_attention.default):
             pool = attention.args[3]
             if isinstance(pool, fx.Node) and pool.meta["val"].dtype == torch.float16:
-                made[attention] = _unrounded_attention
+                made[attention] = unpaged
             for value in attention.args[1:3]:
                 pair = value.args[0] if isinstance(value, fx.Node) and value.args else None
                 if isinstance(pair, fx.Node) and pair.target is _OPS.quantize_activation.default:
@@ -187,9 +187,3 @@ class Putter:
         if node.target is _EMBEDDING:
             return lambda ids, *rest: mixed()[ids]
         return lambda *operands: mixed()
-
-
-def _unrounded_attention(q: Tensor, k: Tensor, v: Tensor, k_pool: Tensor, v_pool: Tensor, *rest: Any) -> Tensor:
-    """One step over pools that hold nothing yet, so that copies of them do."""
-    found: Tensor = _OPS.paged_attention(q, k, v, k_pool.to(q.dtype), v_pool.to(q.dtype), *rest)
-    return found

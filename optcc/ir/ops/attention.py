@@ -18,7 +18,15 @@ _PACKED = (torch.int8, torch.float8_e4m3fn)
 """Types of pools that need scales beside them."""
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, softcap: float) -> Tensor:
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor,
+    scale: float,
+    softcap: float,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """One request: q [Q,H,C], k and v [L,G,C], visible bool [Q,L] -> [Q,H,C]; H/G heads share a KV head."""
     heads, kv_heads = q.shape[1], k.shape[1]
     k = k.repeat_interleave(heads // kv_heads, dim=1)
@@ -26,7 +34,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, soft
     scores = torch.einsum("qhc,lhc->hql", q.float(), k.float()) * scale
     if softcap > 0:
         scores = softcap * torch.tanh(scores / softcap)
-    weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    scores = scores.masked_fill(~visible, float("-inf"))
+    if sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        column = sinks.float()[:, None, None].expand(*scores.shape[:2], 1)
+        weights = torch.cat([scores, column], -1).softmax(-1)[..., :-1]
     return torch.einsum("hql,lhc->qhc", weights, v.float()).to(q.dtype)
 
 
@@ -46,19 +59,23 @@ def attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of whole sequences laid end to end.
 
     Shapes: q [T,H,C], k and v [T,G,C], query_starts i32[R+1] (row where each request starts, then T) -> [T,H,C].
     With `window` > 0 a query sees itself and the window - 1 keys before it; with `softcap` > 0 scores become
-    softcap * tanh(score / softcap) before masking.
+    softcap * tanh(score / softcap) before masking. With `sinks` [H] each head's softmax has one more score, which is
+    neither scaled nor capped and has no value: what a query gives to it, it gives to no key (Agarwal et al.,
+    "gpt-oss-120b & gpt-oss-20b Model Card", 2025, after Xiao et al., "Efficient Streaming Language Models with
+    Attention Sinks", 2024).
     """
     out = torch.empty_like(q)
     starts = query_starts.tolist()
     for begin, end in pairwise(starts):
         count = end - begin
         visible = _causal(0, count, count, window, q.device)
-        out[begin:end] = _attend(q[begin:end], k[begin:end], v[begin:end], visible, scale, softcap)
+        out[begin:end] = _attend(q[begin:end], k[begin:end], v[begin:end], visible, scale, softcap, sinks)
     return out
 
 
@@ -79,6 +96,7 @@ def paged_attention(
     v_scale: Tensor | None = None,
     k_scale_pool: Tensor | None = None,
     v_scale_pool: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Write the step's keys and values to their pages, then attend over each request's pages.
 
@@ -86,9 +104,10 @@ def paged_attention(
     kv_lengths i32[R] (length after this step), block_table i32[R,M] -> [T,H,C]. Position p of a request lives in
     block block_table[r, p // K] at offset p % K.
 
-    Keys and values are rounded to the pools' type, and widened to q's when they are read. Quantized ones come packed, int8 or e4m3, with the scales k_scale and v_scale [T,G,1] that
-    `quantize_activation` gave them; the scale pools [N,K,G,1] keep those. A token is quantized once, from its own
-    values alone, so what a query sees doesn't depend on how the text was cut into steps.
+    Keys and values are rounded to the pools' type, and widened to q's when they are read. Quantized ones come packed,
+    int8 or e4m3, with the scales k_scale and v_scale [T,G,1] that `quantize_activation` gave them; the scale pools
+    [N,K,G,1] keep those. A token is quantized once, from its own values alone, so what a query sees doesn't depend on
+    how the text was cut into steps.
     """
     out = torch.empty_like(q)
     block_size = k_pool.shape[1]
@@ -110,7 +129,7 @@ def paged_attention(
         keys = _read_pages(k_pool, k_scale_pool, pages, length, q.dtype)
         values = _read_pages(v_pool, v_scale_pool, pages, length, q.dtype)
         visible = _causal(length - (end - begin), end - begin, length, window, q.device)
-        out[begin:end] = _attend(q[begin:end], keys, values, visible, scale, softcap)
+        out[begin:end] = _attend(q[begin:end], keys, values, visible, scale, softcap, sinks)
     return out
 
 
@@ -153,10 +172,28 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     )
 
 
+def _check_sinks(q: Tensor, sinks: Tensor | None) -> None:
+    torch._check(
+        sinks is None or tuple(sinks.shape) == (q.shape[-2],),
+        lambda: (
+            f"attention: sinks of shape {tuple(sinks.shape) if sinks is not None else ()} "
+            f"for {q.shape[-2]} heads"
+        ),
+    )
+
+
 def _attention_fake(
-    q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, scale: float, window: int = 0, softcap: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_starts: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     _check_heads(q, k, v)
+    _check_sinks(q, sinks)
     return q.new_empty(q.shape)
 
 
@@ -177,8 +214,10 @@ def _paged_attention_fake(
     v_scale: Tensor | None = None,
     k_scale_pool: Tensor | None = None,
     v_scale_pool: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     _check_heads(q, k, v)
+    _check_sinks(q, sinks)
     torch._check(
         k_pool.shape[-2] == k.shape[-2], lambda: f"paged_attention: pool {k_pool.shape} for keys {k.shape}"
     )
@@ -203,16 +242,16 @@ def _masked_attention_fake(
 
 
 define(
-    "attention(Tensor q, Tensor k, Tensor v, Tensor query_starts, float scale, int window=0, float softcap=0.0)"
-    " -> Tensor",
+    "attention(Tensor q, Tensor k, Tensor v, Tensor query_starts, float scale, int window=0, float softcap=0.0, "
+    "Tensor? sinks=None) -> Tensor",
     attention,
     _attention_fake,
 )
 define(
     "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) k_pool, Tensor(b!) v_pool, Tensor positions, "
     "Tensor query_starts, Tensor kv_lengths, Tensor block_table, float scale, int window=0, float softcap=0.0, "
-    "Tensor? k_scale=None, Tensor? v_scale=None, Tensor(c!)? k_scale_pool=None, Tensor(d!)? v_scale_pool=None)"
-    " -> Tensor",
+    "Tensor? k_scale=None, Tensor? v_scale=None, Tensor(c!)? k_scale_pool=None, Tensor(d!)? v_scale_pool=None, "
+    "Tensor? sinks=None) -> Tensor",
     paged_attention,
     _paged_attention_fake,
 )

@@ -101,7 +101,7 @@ def test_broken_configuration(llama: Path) -> None:
         ({"model_type": "bloom"}, "ALiBi"),
         ({"model_type": "mpt", "attn_config": {"alibi": True}}, "ALiBi"),
         ({"kv_lora_rank": 512}, "multi-head latent attention"),
-        ({"model_type": "gpt_oss"}, "attention sinks"),
+        ({"model_type": "gpt_oss", "num_local_experts": 32}, "mixture of experts"),
         ({"vision_config": {"hidden_size": 8}}, "multimodal"),
         ({"rope_scaling": {"type": "longrope"}}, "longrope"),
         ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "dynamic"),

@@ -1,4 +1,4 @@
-"""What canonicalize and fuse make of twelve architectures: same logits, and every fusion implied."""
+"""What canonicalize and fuse make of thirteen architectures: same logits, and every fusion implied."""
 
 from __future__ import annotations
 

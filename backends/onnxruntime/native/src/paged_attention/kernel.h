@@ -35,6 +35,7 @@ struct Attention {
   const void* values;
   const float* key_scales;
   const float* value_scales;
+  const float* sinks;  // [H], or null: a score more in each head's softmax, without a value
   KvType type;
   int64_t heads, kv_heads, width, block;
   int64_t window;  // 0: all keys

@@ -13,6 +13,7 @@
 //   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with int8, written in place
 //   12 cos, 13 sin                             float [T, D/2]       rotate the first D channels of queries and keys,
 //                                                                   which are float then
+//   14 sinks         float [H]                           a score more in each head's softmax, without a value
 // Output: float [T, H, C], or [..., H C] with all three in a row. Attributes: scale (float), local_window_size (int, 0:
 // all), softcap (float, 0: none), rotary_interleaved (int, 1: neighbouring channels are pairs, not those half of D apart).
 //
@@ -239,7 +240,7 @@ struct PagedAttention {
   static constexpr Port kInputs[] = {{FLOAT}, {ANY, kOptional}, {ANY, kOptional}, {ANY}, {ANY},
                                      {INT32}, {INT32}, {INT32}, {FLOAT, kOptional}, {FLOAT, kOptional},
                                      {FLOAT, kOptional}, {FLOAT, kOptional},
-                                     {FLOAT, kOptional}, {FLOAT, kOptional}};
+                                     {FLOAT, kOptional}, {FLOAT, kOptional}, {FLOAT, kOptional}};
   static constexpr Port kOutputs[] = {{FLOAT}};
 
   float scale, softcap;
@@ -267,7 +268,7 @@ struct PagedAttention {
   }
 
  private:
-  static constexpr size_t kPorts = 14;
+  static constexpr size_t kPorts = 15;
 
   // Of the queries' rows; with keys and values beside them these may have any shape.
   static int64_t tokens_of(const Tensor* in) {
@@ -312,6 +313,7 @@ struct PagedAttention {
            "cos and sin must be [T, D/2] of at most a head's width, for keys that are float");
       given.rotary = {cos.as<float>(), sin.as<float>(), half, width, interleaved};
     }
+    want(absent(in[14]) || has_shape(in[14], {heads}), "sinks must be [H]");
     std::vector<int64_t> shape = q.shape;
     if (joined) shape.back() = heads * width;
     Attention a{};
@@ -321,6 +323,7 @@ struct PagedAttention {
     a.values = in[4].data;
     a.key_scales = in[10].as<float>();
     a.value_scales = in[11].as<float>();
+    a.sinks = in[14].as<float>();
     a.type = packed ? KvType::kInt8 : pool.type == HALF ? KvType::kHalf : KvType::kFloat;
     a.heads = heads;
     a.kv_heads = kv_heads;
