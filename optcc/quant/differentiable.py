@@ -34,10 +34,11 @@ def attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """`optcc::attention`: causal, requests laid end to end; q [T,H,C], k and v [T,G,C] -> [T,H,C]."""
-    if softcap > 0 or window > 0:
-        return reference_attention(q, k, v, query_starts, scale, window, softcap)
+    if softcap > 0 or window > 0 or sinks is not None:
+        return reference_attention(q, k, v, query_starts, scale, window, softcap, sinks)
     share = q.shape[1] // k.shape[1]
     done = []
     for begin, end in pairwise(query_starts.tolist()):

@@ -18,6 +18,7 @@ from tests.unit.passes.pipelines import CANONICALIZE
     [
         ("llama", ""),
         ("gemma2", ""),  # windows and soft-caps
+        ("granite_swa", ""),  # sinks
         ("gpt2", ",quantize.linear{scheme=int8-g64}"),
         (
             "qwen3",

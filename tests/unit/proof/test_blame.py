@@ -114,7 +114,7 @@ def test_an_artifact_is_blamed_from_its_own_files(
     assert result.patch is not None and "version: 1" in result.patch.text
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox", "olmo2", "opt"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gpt_neox", "granite_swa", "olmo2", "opt"])
 def test_segments_put_together_are_the_model(name: str, tmp_path: Path) -> None:
     """Captured, canonical and served: parallel blocks, norms before, behind, and both."""
     module = to_module(capture(resolve(str(zoo.save(name, tmp_path / name)))))
