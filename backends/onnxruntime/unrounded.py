@@ -61,7 +61,10 @@ def _half_pools(graph: onnx.GraphProto) -> bool:
 
 
 def _widen_pools(graph: onnx.GraphProto) -> None:
-    """Keys and values are cached as they come: pools of float32, and nothing is cast to float16."""
+    """Keys and values are cached as they come: pools of float32, and nothing on its way there is cast to float16.
+
+    Other casts stay: what computes in float16 by mistake is what a check looks for.
+    """
     from onnx import TensorProto
 
     half, wide = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -72,7 +75,8 @@ def _widen_pools(graph: onnx.GraphProto) -> None:
     kept = [value for value in graph.value_info if value.type.tensor_type.elem_type != half]
     del graph.value_info[:]
     graph.value_info.extend(kept)
+    written = {node.input[2] for node in graph.node if node.op_type == "ScatterND"}
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
+            if node.op_type == "Cast" and node.output[0] in written and attribute.name == "to" and attribute.i == half:
                 attribute.i = wide
