@@ -78,5 +78,10 @@ def _widen_pools(graph: onnx.GraphProto) -> None:
     written = {node.input[2] for node in graph.node if node.op_type == "ScatterND"}
     for node in graph.node:
         for attribute in node.attribute:
-            if node.op_type == "Cast" and node.output[0] in written and attribute.name == "to" and attribute.i == half:
+            if (
+                node.op_type == "Cast"
+                and node.output[0] in written
+                and attribute.name == "to"
+                and attribute.i == half
+            ):
                 attribute.i = wide
