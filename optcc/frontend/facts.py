@@ -24,9 +24,8 @@ def count(model: nn.Module, layers: int) -> dict[str, int]:
     }
     config = getattr(model, "config", None)
     if not getattr(config, "no_rope_layers", None) and not getattr(config, "no_rope_layer_interval", None):
-        turned = sum(
-            map(bool, getattr(config, "layer_rope_theta", None) or [1] * layers)
-        )  # a base of 0 turns nothing
+        bases = getattr(config, "layer_rope_theta", None) or [1] * layers
+        turned = sum(base != 0 for base in bases[:layers])  # a base of 0 turns nothing
         facts["ropes"] = 2 * turned if any("RotaryEmbedding" in name for name in names) else 0
     return facts
 

@@ -41,10 +41,10 @@ class KeysValues:
     def gathered(self, emit: Emitter, index: ir.Value) -> KeysValues:
         """The rows at i64[R, G, L]; they become float32 only here, and only those that are read."""
         k, v = (emit.op("Gather", [x, index]) for x in (self.k, self.v))
+        if self.narrow:
+            return KeysValues(emit.to(k, torch.float32), emit.to(v, torch.float32))
         if self.k_scale is None or self.v_scale is None:
-            return (
-                KeysValues(*(emit.to(x, torch.float32) for x in (k, v))) if self.narrow else KeysValues(k, v)
-            )
+            return KeysValues(k, v)
         scales = [
             emit.op("Unsqueeze", [emit.op("Gather", [x, index]), emit.ints([2])])
             for x in (self.k_scale, self.v_scale)
@@ -144,8 +144,10 @@ def paged_attention(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Val
     """
     if native.status().ok:
         return native_attention(emit, operands)
-    q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap, *quantized = operands
-    k_scale, v_scale, k_scale_pool, v_scale_pool, sinks = quantized
+    q, k, v, k_pool, v_pool, positions, starts, lengths, table, scale, window, softcap, *quantized, sinks = (
+        operands
+    )
+    k_scale, v_scale, k_scale_pool, v_scale_pool = quantized
     block, kv_heads, width = (int(d or 0) for d in shape_of(k_pool)[-3:])
     slots = ragged.write_slots(emit, starts, positions, table, block)
 
