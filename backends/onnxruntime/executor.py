@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from optcc.backends.onnxruntime.native.pools import rows_of
+from optcc.backends.onnxruntime.native.pools import read_blocks, write_blocks
 from optcc.backends.onnxruntime.native.sampling import sample
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
@@ -157,9 +157,9 @@ class OnnxExecutor:
         )
         for layer in range(s.layers):
             for side, kind in enumerate("kv"):
-                blocks[:, layer, side] = self._rows_of(f"{kind}_pool_{layer}")[where]
+                blocks[:, layer, side] = self._read(f"{kind}_pool_{layer}", where)
                 if s.kv_scale:
-                    blocks[:, layer, side] *= self._rows_of(f"{kind}_scale_pool_{layer}")[where]
+                    blocks[:, layer, side] *= self._read(f"{kind}_scale_pool_{layer}", where)
         return blocks
 
     def import_blocks(self, ids: Sequence[int], data: FloatArray) -> None:
@@ -170,13 +170,22 @@ class OnnxExecutor:
                 values: Array = data[:, layer, side]
                 if s.kv_scale:
                     values, scale = requantize(values, s.kv_dtype, s.kv_scale, np.rint)
-                    self._rows_of(f"{kind}_scale_pool_{layer}")[where] = scale
-                self._rows_of(f"{kind}_pool_{layer}")[where] = values
+                    self._write(f"{kind}_scale_pool_{layer}", where, scale)
+                self._write(f"{kind}_pool_{layer}", where, values)
 
-    def _rows_of(self, name: str) -> Array:
-        """A pool as [N, K, G, c]: a view, whatever the order in memory."""
+    def _read(self, name: str, blocks: Sequence[int]) -> Array:
+        """Blocks of a pool as rows [len(blocks), K, G, c], whatever their order in memory."""
         pool = self._pools[name]
-        return pool if self._results else rows_of(name, pool)
+        found: Array = pool[list(blocks)] if self._results else read_blocks(name, pool, blocks)
+        return found
+
+    def _write(self, name: str, blocks: Sequence[int], rows: Array) -> None:
+        """The inverse of `_read`."""
+        pool = self._pools[name]
+        if self._results:
+            pool[list(blocks)] = rows
+        else:
+            write_blocks(name, pool, blocks, rows)
 
     def close(self) -> None:
         """Drop session and pools."""

@@ -161,13 +161,13 @@ def _stale_scale(p: Planting) -> None:
     def wrong(self: OnnxExecutor, batch: Batch, logits: Any) -> None:
         run(self, batch, logits)
         size = self.spec.block_size
-        pool = self._rows_of("k_scale_pool_1")
         for row, length in enumerate(batch.kv_lengths):
-            for token in range(1, int(length)):
+            blocks = [int(block) for block in batch.block_table[row][: -(-int(length) // size)]]
+            scales = self._read("k_scale_pool_1", blocks)
+            for token in range(5, int(length), 5):
                 here, before = (divmod(t, size) for t in (token, token - 1))
-                table = batch.block_table[row]
-                if token % 5 == 0:
-                    pool[table[here[0]], here[1], 0] = pool[table[before[0]], before[1], 0]
+                scales[(*here, 0)] = scales[(*before, 0)]
+            self._write("k_scale_pool_1", blocks, scales)
 
     p.patch.setattr(OnnxExecutor, "_run", wrong)
 

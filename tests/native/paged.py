@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from optcc.backends.onnxruntime import native
-from optcc.backends.onnxruntime.native.pools import rows_of
+from optcc.backends.onnxruntime.native.pools import read_blocks
 from optcc.ir.ops.attention import paged_attention
 from optcc.ir.ops.rope import rope
 
@@ -245,7 +245,7 @@ def raw(form: Form, inputs: dict[str, Array], seed: int = 0) -> tuple[dict[str, 
 
 def in_rows(inputs: dict[str, Array]) -> dict[str, Array]:
     """A copy of a step's inputs whose pools are as the interpreter has them."""
-    return {n: rows_of(POOLS[n], a).copy() if n in POOLS else a.copy() for n, a in inputs.items()}
+    return {n: read_blocks(POOLS[n], a, range(len(a))) if n in POOLS else a.copy() for n, a in inputs.items()}
 
 
 def expected(form: Form, inputs: dict[str, Array]) -> Array:

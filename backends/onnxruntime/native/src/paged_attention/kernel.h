@@ -26,8 +26,9 @@ constexpr int kMaxWidth = 512;  // of a head
 
 enum class KvType { kFloat, kHalf, kInt8 };
 
-// One call. Shapes: q and out [T, H, C]. A block of the pools holds what [K, G, C] holds in another order, so that what is
-// read together lies together: keys [N, G, C, K], values [N, G, K, C], scales [N, G, K] or null.
+// One call. Shapes: q and out [T, H, C]. A block of the pools holds what [K, G, C] holds in another order, so that what
+// is read together lies together: keys [N, G, C, K], values [N, G, K, C], scales [N, G, K] or null. place_in_block says
+// more.
 struct Attention {
   const float* q;
   float* out;
@@ -56,10 +57,18 @@ struct Piece {
   float* partial;  // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
 };
 
+// Where channel i of key j lies in what one KV head has in a block, of `count` channels and `columns` keys; of values, i
+// is the key and j the channel. `each` rows alternate, 2 of int8, as an instruction multiplies them; an odd one out lies
+// behind the others as it is.
+constexpr int64_t place_in_block(int64_t i, int64_t j, int64_t count, int64_t columns, int each) {
+  return each == 2 && i < count - count % 2 ? (i / 2 * columns + j) * 2 + i % 2 : i * columns + j;
+}
+
 constexpr int64_t padded(int64_t width) { return (width + 15) / 16 * 16; }
 constexpr int64_t partial_floats(int64_t width) { return padded(width) + 16; }  // result, maximum, sum
 constexpr int64_t scratch_floats(int64_t width) {
-  return 2 * kChunk * padded(width) + kMaxRows * (kChunk + 2 * padded(width) + 5) + 2 * kChunk;
+  return 2 * kChunk * padded(width) + kMaxRows * (3 * kChunk / 2 + 5 * padded(width) / 2) + 7 * (kMaxRows + 16) +
+         16 * (2 * kChunk + 1);
 }
 
 struct AttentionKernel {

@@ -128,11 +128,12 @@ struct Write {
         stored = row;
       else
         kernel->narrow(row, halves, width), stored = halves;
+      constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
       To* to = blocks + (page * kv_heads + head) * width * block;
       if (by_channel)
-        for (int64_t c = 0; c < width; ++c) to[c * block + offset] = stored[c];
+        for (int64_t c = 0; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
       else
-        for (int64_t c = 0; c < width; ++c) to[offset * width + c] = stored[c];
+        for (int64_t c = 0; c < width; ++c) to[place_in_block(offset, c, block, width, kEach)] = stored[c];
     }
   }
 };

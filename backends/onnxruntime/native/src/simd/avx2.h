@@ -9,6 +9,7 @@ namespace optcc {
 namespace {
 
 using V = __m256;
+using I = __m256i;  // an int32 in each lane, or two int16
 constexpr int kLanes = 8;
 
 inline V zero() { return _mm256_setzero_ps(); }
@@ -21,9 +22,27 @@ inline V load_half(const uint16_t* p) {
 inline void store_half(uint16_t* p, V x) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 }
-inline V load_int8(const int8_t* p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+// Nearest, ties to even; x is within int16.
+inline void store_int16(int16_t* p, V x) {
+  const __m256i whole = _mm256_cvtps_epi32(x);
+  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
+inline I zero_int() { return _mm256_setzero_si256(); }
+inline I load_pairs(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline I load_pairs(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void store_pairs(int16_t* p, I x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+// The same pair in each lane.
+inline I pair(const int16_t* p) {
+  int32_t both;
+  __builtin_memcpy(&both, p, sizeof both);
+  return _mm256_set1_epi32(both);
+}
+// sum + both products, in each lane.
+inline I dot(I x, I y, I sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, y)); }
+inline V floats(I x) { return _mm256_cvtepi32_ps(x); }
 inline V add(V a, V b) { return _mm256_add_ps(a, b); }
 inline V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -33,6 +52,17 @@ inline V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
 inline V vmax(V a, V b) { return _mm256_max_ps(a, b); }
 inline V vmin(V a, V b) { return _mm256_min_ps(a, b); }
 inline V magnitude(V x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+// Of magnitudes, as integers: what is not a number is the greatest.
+inline V greatest(V a, V b) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+inline float reduce_greatest(V x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  __m128i a = _mm_max_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+  a = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+  a = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0xb1));
+  return _mm_cvtss_f32(_mm_castsi128_ps(a));
+}
 inline V with_sign_of(V x, V sign) {
   return _mm256_or_ps(x, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f)));  // x >= 0
 }

@@ -9,6 +9,7 @@ namespace optcc {
 namespace {
 
 using V = __m512;
+using I = __m512i;  // an int32 in each lane, or two int16
 constexpr int kLanes = 16;
 
 inline V zero() { return _mm512_setzero_ps(); }
@@ -21,9 +22,28 @@ inline V load_half(const uint16_t* p) {
 inline void store_half(uint16_t* p, V x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-inline V load_int8(const int8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+// Nearest, ties to even; x is within int16.
+inline void store_int16(int16_t* p, V x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(x)));
 }
+inline I zero_int() { return _mm512_setzero_si512(); }
+inline I load_pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+inline I load_pairs(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void store_pairs(int16_t* p, I x) { _mm512_storeu_si512(p, x); }
+// The same pair in each lane.
+inline I pair(const int16_t* p) {
+  int32_t both;
+  __builtin_memcpy(&both, p, sizeof both);
+  return _mm512_set1_epi32(both);
+}
+// sum + both products, in each lane. Written out because g++ 12 makes copies of the sum for every _mm512_dpwssd_epi32.
+inline I dot(I x, I y, I sum) {
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+  return sum;
+}
+inline V floats(I x) { return _mm512_cvtepi32_ps(x); }
 inline V add(V a, V b) { return _mm512_add_ps(a, b); }
 inline V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 inline V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -33,6 +53,16 @@ inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V vmax(V a, V b) { return _mm512_max_ps(a, b); }
 inline V vmin(V a, V b) { return _mm512_min_ps(a, b); }
 inline V magnitude(V x) { return _mm512_abs_ps(x); }
+// Of magnitudes, as integers: what is not a number is the greatest.
+inline V greatest(V a, V b) {
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+inline float reduce_greatest(V x) {
+  const int32_t bits = _mm512_reduce_max_epi32(_mm512_castps_si512(x));
+  float found;
+  __builtin_memcpy(&found, &bits, sizeof found);
+  return found;
+}
 inline V with_sign_of(V x, V sign) {
   return _mm512_or_ps(x, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f)));  // x >= 0
 }

@@ -12,7 +12,8 @@ namespace optcc {
 namespace {
 
 typedef float V __attribute__((vector_size(16)));
-typedef int32_t I __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));  // or two int16 in each lane
+typedef int16_t Pairs __attribute__((vector_size(16)));
 constexpr int kLanes = 4;
 
 inline V zero() { return V{0, 0, 0, 0}; }
@@ -29,9 +30,35 @@ inline V load_half(const uint16_t* p) {
 inline void store_half(uint16_t* p, V x) {
   for (int i = 0; i < kLanes; ++i) p[i] = to_half(x[i]);
 }
-inline V load_int8(const int8_t* p) {
-  return V{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+// Nearest, ties to even; x is within int16.
+inline void store_int16(int16_t* p, V x) {
+  constexpr float kWhole = 12582912.0f;  // 1.5 * 2^23: a sum with it has no bits behind the point
+  const V rounded = (x + kWhole) - kWhole;
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(rounded[i]);
 }
+inline I zero_int() { return I{0, 0, 0, 0}; }
+inline I load_pairs(const int16_t* p) {
+  I x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+inline I load_pairs(const int8_t* p) {
+  return reinterpret_cast<I>(Pairs{p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]});
+}
+inline void store_pairs(int16_t* p, I x) { memcpy(p, &x, sizeof x); }
+// The same pair in each lane.
+inline I pair(const int16_t* p) {
+  int32_t both;
+  memcpy(&both, p, sizeof both);
+  return I{both, both, both, both};
+}
+// sum + both products, in each lane.
+inline I dot(I x, I y, I sum) {
+  const Pairs a = reinterpret_cast<Pairs>(x), b = reinterpret_cast<Pairs>(y);
+  for (int i = 0; i < kLanes; ++i) sum[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+  return sum;
+}
+inline V floats(I x) { return __builtin_convertvector(x, V); }
 inline V choose(I mask, V yes, V no) {
   return reinterpret_cast<V>((mask & reinterpret_cast<I>(yes)) | (~mask & reinterpret_cast<I>(no)));
 }
@@ -44,6 +71,15 @@ inline V fma(V a, V b, V c) { return a * b + c; }
 inline V vmax(V a, V b) { return choose(a > b, a, b); }
 inline V vmin(V a, V b) { return choose(a < b, a, b); }
 inline V magnitude(V x) { return reinterpret_cast<V>(reinterpret_cast<I>(x) & 0x7fffffff); }
+// Of magnitudes, as integers: what is not a number is the greatest.
+inline V greatest(V a, V b) {
+  return choose(reinterpret_cast<I>(a) > reinterpret_cast<I>(b), a, b);
+}
+inline float reduce_greatest(V x) {
+  V found = set1(x[0]);
+  for (int i = 1; i < kLanes; ++i) found = greatest(found, set1(x[i]));
+  return found[0];
+}
 inline V with_sign_of(V x, V sign) {
   return reinterpret_cast<V>(reinterpret_cast<I>(x) | (reinterpret_cast<I>(sign) & INT32_MIN));  // x >= 0
 }
