@@ -1,7 +1,8 @@
 """A deep model of which no weight is there, predicted from two shallow ones: all layers are alike in what they store.
 
-Capturing takes a third of a second a layer; sizes are a line through the number of layers, so two points give it. What
-is left out is that names grow by a digit, which is some bytes in a graph's text.
+Capturing takes a third of a second a layer; sizes are a line through the number of layers, so two points give it, and
+the shallower of the two is cut out of the other (`optcc.compile.shorten`). What is left out is that names grow by a
+digit, which is some bytes in a graph's text.
 """
 
 from __future__ import annotations

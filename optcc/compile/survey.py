@@ -14,6 +14,7 @@ from optcc.compile.plan import Plan, make_plan
 from optcc.compile.prediction import Prediction, predict
 from optcc.compile.preflight import backend_problems, module_problems, recipe_problems, remarks
 from optcc.compile.progress import Progress
+from optcc.compile.shorten import first_layers
 from optcc.compile.sketch import Unforeseen
 from optcc.errors import CannotWrite, NotEnoughMemory, OptccError
 from optcc.frontend import LoadOptions, ModelSource, capture, resolve_shape
@@ -81,43 +82,41 @@ def survey(
         source = resolve_shape(model, load)
         layers, kinds = layer_count(source, load) if source.shape_only else (0, 0)
         counts = shallow(kinds)
+
+        def seen(source: ModelSource, module: Module, before: int, out: Path | None) -> Survey:
+            return look(module, before, source, recipe, plan, backend, problems, out=out, memory=memory)
+
         if layers > max(WHOLE, counts[1]):
-            few, more = (
-                _captured(replace(source, layers=n), recipe, plan, backend, watch, problems, None, memory)
-                for n in counts
-            )
-            if few.prediction and more.prediction:
-                whole = extrapolate(few.prediction, more.prediction, counts, layers)
+            fewer, deeper = (replace(source, layers=n) for n in counts)
+            module, before = _canonical(deeper, recipe, plan, backend, watch)
+            more = seen(deeper, module, before, None)
+            if more.prediction is None:
+                return more
+            if shorter := first_layers(module, counts[0]):
+                below = before - module.weight_bytes() + shorter.weight_bytes()
+            else:
+                shorter, below = _canonical(fewer, recipe, plan, backend, watch)
+            if few := seen(fewer, shorter, below, None).prediction:
+                whole = extrapolate(few, more.prediction, counts, layers)
                 return replace(more, problems=[*more.problems, *_resources(whole, out)], prediction=whole)
-        return _captured(source, recipe, plan, backend, watch, problems, out, memory)
+        return seen(source, *_canonical(source, recipe, plan, backend, watch), out)
     except OptccError as error:
         return Survey([*problems, error])
 
 
-def _captured(
-    source: ModelSource,
-    recipe: Recipe,
-    plan: Plan,
-    backend: Backend,
-    watch: Progress,
-    problems: Sequence[OptccError],
-    out: Path | None,
-    memory: int | None,
-) -> Survey:
-    """The part of `survey` that needs a graph."""
-    try:
-        load = load_options(recipe)
-        watch.stage("capture")
-        module = captured(source, load)
-        before = module.weight_bytes()
-        watch.stage("canonicalize")
-        ctx = Context(backend.name, base=recipe.base)
-        for step in plan.pipeline.passes[: plan.preflight_at]:
-            run_pass(module, step, ctx, [])
-    except OptccError as error:
-        return Survey([*problems, error])
+def _canonical(
+    source: ModelSource, recipe: Recipe, plan: Plan, backend: Backend, watch: Progress
+) -> tuple[Module, int]:
+    """A model as preflight sees it, and the bytes of all weights before any pass."""
+    watch.stage("capture")
+    module = captured(source, load_options(recipe))
+    before = module.weight_bytes()
+    watch.stage("canonicalize")
+    ctx = Context(backend.name, base=recipe.base)
+    for step in plan.pipeline.passes[: plan.preflight_at]:
+        run_pass(module, step, ctx, [])
     watch.stage("preflight")
-    return look(module, before, source, recipe, plan, backend, problems, out=out, memory=memory)
+    return module, before
 
 
 def look(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from optcc.errors import CorruptWeights, UnsupportedArchitecture
+from optcc.frontend.imports import defer_scipy
 from optcc.frontend.program import Kind, LoadOptions, ModelSource, WeightSource
 from optcc.frontend.refuse import refuse_config
 from optcc.frontend.resolve import read_config
@@ -128,6 +129,7 @@ def build(config: Any, kind: Kind, attention: str, dtype: torch.dtype, options: 
     `config` is copied: transformers writes the attention implementation into the object it is given, and two
     models that share one would silently share that too.
     """
+    defer_scipy()
     import transformers
     from transformers.initialization import no_init_weights
 

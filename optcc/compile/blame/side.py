@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from optcc.compile.blame.stream import find_segments
 from optcc.compile.proof.run import Batch, is_paged, paged_inputs
+from optcc.compile.stream import find_segments
 from optcc.errors import NothingToBlame
 from optcc.ir.interpret import run_node
 from optcc.ir.module import Module

@@ -12,8 +12,8 @@ import torch
 from optcc.compile import CompileOptions, compile_model
 from optcc.compile.blame import BlameOptions, BlameResult, blame_artifact, blame_recipe
 from optcc.compile.blame.side import Side
-from optcc.compile.blame.stream import find_segments
 from optcc.compile.proof.run import run_once
+from optcc.compile.stream import find_segments
 from optcc.errors import NothingToBlame
 from optcc.frontend import capture, resolve
 from optcc.frontend.lift import to_module
