@@ -17,7 +17,7 @@ from optcc.artifact.digest import sha256_bytes
 from optcc.cache import default_cache
 from optcc.host import read_cpu
 
-_BYTES = 256 << 20
+_BYTES = 128 << 20
 _SIDE = 1024
 _TIMES = 5
 
