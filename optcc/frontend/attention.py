@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import optcc.ir.ops  # noqa: F401  (registers torch.ops.optcc)
 from optcc.errors import UnsupportedArchitecture
+from optcc.frontend.imports import defer_scipy
 
 NAME = "optcc"
 # Arguments that transformers hands to attention functions and that don't change what is computed in a
@@ -70,6 +71,7 @@ def ragged_step(query_starts: Tensor) -> Iterator[None]:
 
 def register() -> None:
     """Make attention implementation `optcc` known to transformers; calling it again changes nothing."""
+    defer_scipy()
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attention)
