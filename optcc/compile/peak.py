@@ -31,7 +31,7 @@ _PIECE = 1 << 22
 """Elements of a weight that are rounded together (`optcc.quant.rounding`)."""
 _COPIES = 5
 """Of a piece in float32, while it is rounded."""
-_RUNTIME = 70_000_000
+_RUNTIME = 160_000_000
 """Anonymous bytes of the runtime, its session and the original's modules, once both are open."""
 _TEXTS = 145_000_000
 """Of a tokenizer, the texts it reads, and answers to prompts."""
