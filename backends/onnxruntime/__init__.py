@@ -113,12 +113,12 @@ class OnnxRuntime:
         return OnnxExecutor(root, spec, threads)
 
     def open_unrounded(self, root: Path, spec: Mapping[str, Any], threads: int) -> Executor | None:
-        """The graph with its linears told to leave activations alone, and nothing cached in half precision."""
+        """The graph with its linears told to leave activations alone, and keys and values cached in float32."""
         from optcc.backends.onnxruntime.executor import OnnxExecutor
         from optcc.backends.onnxruntime.unrounded import unrounded
 
         graph = unrounded(root)
-        wide = {**spec, "kv_dtype": "float32"} if spec["kv_dtype"] == "float16" else spec
+        wide = {**spec, "kv_dtype": "float32", "kv_scale": ""}
         return None if graph is None else OnnxExecutor(root, wide, threads, graph)
 
     def rows_alike(self, root: Path) -> bool:

@@ -9,6 +9,8 @@ from optcc.backends.onnxruntime.session import MODEL
 
 _ROUNDS = frozenset({"Round", "QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that a graph rounds with where no kernel does so inside."""
+_SCALE_POOLS = (10, 11)
+"""Inputs of our attention."""
 if TYPE_CHECKING:
     import onnx
 
@@ -26,7 +28,7 @@ def rows_alike(root: Path) -> bool:
 
     graph = onnx.load_model(root / MODEL, load_external_data=False).graph
     kinds = {node.op_type for node in graph.node}
-    rounds = kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"} or _half_pools(graph)
+    rounds = kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"} or _narrow_pools(graph)
     return not (kinds & _SUMS and rounds)
 
 
@@ -48,28 +50,34 @@ def unrounded(root: Path) -> bytes | None:
                 attribute.i = 0
             elif node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = _FLOATS
-    if _half_pools(model.graph):
+    if _narrow_pools(model.graph):
         _widen_pools(model.graph)
     data: bytes = model.SerializeToString()
     return data
 
 
-def _half_pools(graph: onnx.GraphProto) -> bool:
+def _narrow_pools(graph: onnx.GraphProto) -> bool:
     from onnx import TensorProto
 
-    return any(value.type.tensor_type.elem_type == TensorProto.FLOAT16 for value in graph.input)
+    narrow = (TensorProto.FLOAT16, TensorProto.INT8)
+    return any(value.type.tensor_type.elem_type in narrow for value in graph.input)
 
 
 def _widen_pools(graph: onnx.GraphProto) -> None:
-    """Keys and values are cached as they come: pools of float32, and nothing on its way there is cast to float16.
+    """Keys and values are cached as they come: in float32, without scales, and nothing on its way there is
+    cast to half.
 
     Other casts stay: what computes in float16 by mistake is what a check looks for.
     """
     from onnx import TensorProto
 
     half, wide = TensorProto.FLOAT16, TensorProto.FLOAT
+    scales = _drop_scale_pools(graph)
+    inputs = [value for value in graph.input if value.name not in scales]
+    del graph.input[:]
+    graph.input.extend(inputs)
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type == half:
+        if value.type.tensor_type.elem_type in (half, TensorProto.INT8):
             value.type.tensor_type.elem_type = wide
     # What lies between is inferred anew.
     kept = [value for value in graph.value_info if value.type.tensor_type.elem_type != half]
@@ -85,3 +93,18 @@ def _widen_pools(graph: onnx.GraphProto) -> None:
                 and attribute.i == half
             ):
                 attribute.i = wide
+
+
+def _drop_scale_pools(graph: onnx.GraphProto) -> set[str]:
+    """Takes the scales of int8 pools from our attention, which then caches floats. Their names."""
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "PagedAttention":
+            continue
+        for i in _SCALE_POOLS:
+            if i < len(node.input) and node.input[i]:
+                found.add(node.input[i])
+                node.input[i] = ""
+        while not node.input[-1]:
+            node.input.pop()
+    return found

@@ -15,6 +15,7 @@ import torch
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.native.pools import read_blocks
 from optcc.ir.ops.attention import paged_attention
+from optcc.ir.ops.quantized import quantize_activation
 from optcc.ir.ops.rope import rope
 
 Array = npt.NDArray[Any]
@@ -56,6 +57,8 @@ class Form:
     """Spread of the heads' sinks; 0: none."""
     joined: bool = False
     """Query, key and value of a token come in one row."""
+    floats: bool = False
+    """Keys and values for int8 pools come in float32."""
 
 
 @cache
@@ -66,7 +69,7 @@ def session(form: Form) -> Any:
 
     kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}
     pool = kinds[form.kind]
-    new = TensorProto.INT8 if form.kind == "int8" else TensorProto.FLOAT
+    new = TensorProto.INT8 if form.kind == "int8" and not form.floats else TensorProto.FLOAT
     row, page = ["T", form.kv_heads, form.width], ["N", form.block, form.kv_heads, form.width]
     inputs = {
         "query": (TensorProto.FLOAT, ["T", form.heads, form.width]),
@@ -79,7 +82,7 @@ def session(form: Form) -> Any:
         "block_table": (TensorProto.INT32, ["R", "M"]),
     }
     if form.kind == "int8":
-        for name in SCALES:
+        for name in SCALES[2:] if form.floats else SCALES:
             inputs[name] = (TensorProto.FLOAT, [*(page if "pool" in name else row)[:-1], 1])
     if form.joined:
         inputs["query"] = (TensorProto.FLOAT, [1, "T", "D"])
@@ -228,18 +231,30 @@ class Texts:
 
 
 def raw(form: Form, inputs: dict[str, Array], seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
-    """A step as a form that rotates or joins takes it, and as the operator takes it after that was done outside."""
+    """A step as a form that rotates, joins or quantizes takes it, and as the operator takes it after that was done
+    outside."""
     tokens, rng = len(inputs["query"]), np.random.default_rng(seed)
     given, plain = dict(inputs), dict(inputs)
+    if form.floats:
+        for name in ("key", "value"):
+            del given[f"{name}_scale"]
+            rows = rng.standard_normal((tokens, form.kv_heads, form.width)).astype(np.float32)
+            rows[rng.random(rows.shape[:2]) < 0.1] *= 1e-20  # scales of any size
+            rows[rng.random(rows.shape[:2]) < 0.1] = 0.0
+            given[name] = plain[name] = rows
     if form.rotary:
         angles = rng.random((tokens, form.rotary // 2)) * 6
         given |= {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
         tables = [torch.from_numpy(given[name]) for name in ("cos", "sin")]
         for name in ("query", "key"):
-            plain[name] = rope(torch.from_numpy(inputs[name]), *tables, form.interleaved).numpy()
+            plain[name] = rope(torch.from_numpy(plain[name]), *tables, form.interleaved).numpy()
+    if form.floats:
+        for name in ("key", "value"):
+            levels, scale = quantize_activation(torch.from_numpy(plain[name]), "int8", 0, "float32", None)
+            plain |= {name: levels.numpy(), f"{name}_scale": scale.numpy()}
     if form.joined:
-        rows = [given.pop(name).reshape(tokens, -1) for name in ("query", "key", "value")]
-        given["query"] = np.ascontiguousarray(np.concatenate(rows, 1)[None])
+        parts = [given.pop(name).reshape(tokens, -1) for name in ("query", "key", "value")]
+        given["query"] = np.ascontiguousarray(np.concatenate(parts, 1)[None])
     return given, plain
 
 

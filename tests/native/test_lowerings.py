@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 
@@ -85,3 +86,29 @@ def test_both_lowerings_are_the_same_model(pair: tuple[Path, Path]) -> None:
     scale = float(np.abs(wanted).max())
     for chunks in ((24,), (7, 16, 1), (1,) * 24):
         assert np.abs(_logits(ours, *chunks) - wanted).max() < 0.01 * scale
+
+
+def test_attention_quantizes_what_it_caches(tmp_path: Path) -> None:
+    """Rows of queries, keys and values come as one linear leaves them; what checks compare caches them as floats."""
+    zoo.save("llama", tmp_path / "llama")
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "version: 1\nextends: cpu-fp32\ncheck: {enabled: false}\n"
+        "passes: {quantize: [quantize.linear: {scheme: int8-g64-a8}, quantize.kv: {type: int8}]}\n"
+    )
+    options = CompileOptions(cache=tmp_path / "cache", speed=False)
+    made = compile_model(str(tmp_path / "llama"), load_recipe(str(file), []), tmp_path / "out", options)
+    graph = onnx.load_model(tmp_path / "out" / "model.onnx", load_external_data=False).graph
+    attentions = [list(node.input) for node in graph.node if node.op_type == "PagedAttention"]
+    assert attentions
+    for inputs in attentions:
+        absent = [i for i, name in enumerate(inputs) if not name]
+        assert absent == [1, 2, 8, 9], inputs
+        assert len(inputs) == 14
+    assert not any(node.op_type in ("Round", "RotaryEmbedding") for node in graph.node)
+    spec = Artifact.open(made.artifact, force=True).manifest.spec
+    assert spec["kv_dtype"] == "int8"
+    wide = load_backend("onnxruntime").open_unrounded(made.artifact, spec, 1)
+    assert wide is not None
+    assert (wide.spec.kv_dtype, wide.spec.kv_scale) == ("float32", "")
+    wide.bind(BLOCKS)

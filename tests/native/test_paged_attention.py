@@ -213,11 +213,11 @@ def test_scores_that_are_huge_or_no_numbers(isa: str) -> None:
     st.sampled_from([0, 8, 6]),
     st.booleans(),
     st.booleans(),
-    st.sampled_from(["float32", "float16"]),
+    st.sampled_from(sorted(KINDS)),
     st.lists(st.integers(1, 70), min_size=1, max_size=4),
     st.sampled_from(ISAS),
 )
-def test_rotating_and_joined_rows_are_what_was_done_outside(
+def test_what_is_done_to_rows_is_what_was_done_outside(
     heads: tuple[int, int],
     width: int,
     rotary: int,
@@ -229,15 +229,31 @@ def test_rotating_and_joined_rows_are_what_was_done_outside(
 ) -> None:
     """To the bit: pools as well. Each product is rounded, as torch rounds it."""
     plain = Form(*heads, width, kind=kind, isa=isa, threads=2)
-    form = replace(plain, rotary=rotary, interleaved=interleaved, joined=joined)
+    floats = kind == "int8"
+    form = replace(plain, rotary=rotary, interleaved=interleaved, joined=joined, floats=floats)
     inputs, outside = raw(form, Texts(plain, lengths).step(dict(enumerate(lengths))))
-    pools = {name: inputs[name].copy() for name in ("key_pool", "value_pool")}
+    pools = {name: inputs[name].copy() for name in inputs if name.endswith("_pool")}
     wanted = run(session(plain), outside | pools)
     found = run(session(form), inputs)
     np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
     assert found.shape == ((1, len(wanted), heads[0] * width) if joined else wanted.shape)
     for name, pool in pools.items():
         np.testing.assert_array_equal(inputs[name], pool)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_what_is_no_number_stays_so_in_int8(name: str, isa: str) -> None:
+    """A key or value reaches the rows that see it, a query its own, and no others."""
+    form = Form(kind="int8", isa=isa, floats=True)
+    inputs, _ = raw(form, Texts(replace(form, floats=False), [40]).step({0: 40}))
+    inputs[name][5, 0, 7] = np.nan
+    reached = np.zeros(40, bool)
+    reached[5 : 6 if name == "query" else 40] = True
+    found = run(session(form), inputs)
+    heads = found[:, :1] if name == "query" else found
+    assert np.isnan(heads[reached]).all()
+    assert np.isfinite(found[~reached]).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -1,7 +1,7 @@
 """Our own attention over pages: `optcc.PagedAttention`.
 
-It takes queries, keys and values where a linear left them, all of a token in one row, and rotates them itself: what was
-emitted to cut and rotate them is dead then.
+It takes queries, keys and values where a linear left them, all of a token in one row, and rotates and quantizes them
+itself: what was emitted to do so is dead then.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ROPE = torch.ops.optcc.rope.default
+QUANTIZE = torch.ops.optcc.quantize_activation.default
 SPLIT = torch.ops.aten.split_with_sizes.default
 RESHAPE = torch.ops.aten.reshape.default
 
@@ -31,7 +32,12 @@ def native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
     q, k, v, k_pool, v_pool, _, starts, lengths, table, scale, window, softcap, *scales, sinks = operands
     heads, width = (int(d or 0) for d in shape_of(q)[-2:])
     kv_heads = int(shape_of(k)[-2] or 0)
-    # Keys that are stored in 8 bits were quantized after they were rotated.
+
+    floats = [_unquantized(x, scale) for x, scale in zip((k, v), scales)]
+    if None not in floats:
+        k, v = floats
+        scales[:2] = [None, None]
+    # Keys that come in 8 bits were quantized after they were rotated.
     rope = _rotation(q, k) if dtype_of(k) == torch.float32 else None
     rows = [normalized(_base(x))[0][0] for x in (q, k)] + [v] if rope else [q, k, v]
     # An optional attribute of another type reads as absent, so 1 must be 1.0.
@@ -73,6 +79,23 @@ def _attention(
     leading = [d if d is not None else f"{result.name}/{i}" for i, d in enumerate(shape_of(joined)[:-1])]
     result.type, result.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([*leading, heads * width])
     return emit.reshape(result, [-1, heads, width])
+
+
+def _unquantized(levels: fx.Node, scale: fx.Node | None) -> fx.Node | None:
+    """What keys or values were quantized from as the operator quantizes; None of any others."""
+    if scale is None or not all(x.target is operator.getitem for x in (levels, scale)):
+        return None
+    source, index = levels.args
+    if (
+        not isinstance(source, fx.Node)
+        or source.target is not QUANTIZE
+        or index != 0
+        or scale.args != (source, 1)
+    ):
+        return None
+    x, form, group, scale_form, tensor_scale = normalized(source)[0]
+    plain = (form, group, scale_form, tensor_scale) == ("int8", 0, "float32", None)
+    return x if plain and dtype_of(x) == torch.float32 else None
 
 
 def _base(node: fx.Node) -> fx.Node:

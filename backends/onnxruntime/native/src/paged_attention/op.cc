@@ -2,15 +2,15 @@
 //
 // Inputs, as com.microsoft::PagedAttention has them where it has them:
 //    0 query         float [T, H, C]; or all three in a row, [..., (H + 2G) C] of T rows, without 1 and 2
-//    1 key           float or int8 [T, G, C]
+//    1 key           float [T, G, C]; int8 where those are quantized already
 //    2 value         as key
 //    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place; what is in a block, kernel.h orders
 //    4 value_pool    as key_pool                           written in place
 //    5 query_starts  int32 [R + 1]
 //    6 kv_lengths    int32 [R]   of each request after this step
 //    7 block_table   int32 [R, M]
-//    8 key_scale, 9 value_scale                float [T, G, 1]      with int8
-//   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with int8, written in place
+//    8 key_scale, 9 value_scale                float [T, G, 1]      with keys and values in int8
+//   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with pools in int8, written in place
 //   12 cos, 13 sin                             float [T, D/2]       rotate the first D channels of queries and keys,
 //                                                                   which are float then
 //   14 sinks         float [H]                           a score more in each head's softmax, without a value
@@ -29,6 +29,7 @@
 
 #include "abi/ort_op.h"
 #include "cpu.h"
+#include "paged_attention/int8.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/rotary.h"
 
@@ -100,13 +101,15 @@ struct Write {
   bool by_channel;
   const Rotary* rotary;  // null: as it is
   const AttentionKernel* kernel;
+  float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
 
   void token(int64_t token, int64_t page, int64_t offset) const {
     switch (pool->type) {
       case HALF:
         return copy<float>(token, page, offset, pool->as<uint16_t>());
       case INT8:
-        return copy<int8_t>(token, page, offset, pool->as<int8_t>());
+        return scales != nullptr ? copy<float>(token, page, offset, pool->as<int8_t>())
+                                 : copy<int8_t>(token, page, offset, pool->as<int8_t>());
       default:
         return copy<float>(token, page, offset, pool->as<float>());
     }
@@ -116,7 +119,7 @@ struct Write {
   template <class From, class To>
   void copy(int64_t token, int64_t page, int64_t offset, To* blocks) const {
     From turned[kMaxWidth];
-    uint16_t halves[kMaxWidth];
+    To rounded[kMaxWidth];
     const From* next = static_cast<const From*>(from.first) + token * from.stride;
     for (int64_t head = 0; head < kv_heads; ++head, next += width) {
       const From* row = next;
@@ -124,10 +127,15 @@ struct Write {
         if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
       }
       const To* stored;
-      if constexpr (std::is_same_v<From, To>)
+      if constexpr (std::is_same_v<From, To>) {
         stored = row;
-      else
-        kernel->narrow(row, halves, width), stored = halves;
+      } else {
+        stored = rounded;
+        if constexpr (std::is_same_v<To, uint16_t>)
+          kernel->narrow(row, rounded, width);
+        else
+          scales[(page * kv_heads + head) * block + offset] = to_int8(row, width, rounded);
+      }
       constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
       To* to = blocks + (page * kv_heads + head) * width * block;
       if (by_channel)
@@ -296,21 +304,23 @@ struct PagedAttention {
            "key and value must be [T, G, C] of the query's T and C");
     for (const int i : {3, 4})
       want(block > 0 && has_shape(in[i], {blocks, block, kv_heads, width}), "pools must be [N, K, G, C]");
-    const bool packed = pool.type == INT8;
-    const auto new_type = packed ? INT8 : FLOAT;
+    const bool packed = pool.type == INT8, given_packed = !joined && k.type == INT8;
     want((packed || pool.type == FLOAT || pool.type == HALF) && in[4].type == pool.type &&
-             (joined ? !packed : k.type == new_type && in[2].type == new_type),
-         "pools are float or float16 with float keys and values, or int8 with int8 ones");
+             (joined || (in[2].type == k.type && (k.type == FLOAT || (packed && given_packed)))),
+         "pools are float, float16 or int8, with keys and values in float, or in int8 for int8 pools");
     for (int i = 8; i < 12; ++i) {
-      want((in[i].data != nullptr) == packed, "int8 pools, and only those, come with four tensors of scales");
-      if (packed && i < 10) want(has_shape(in[i], {tokens, kv_heads, 1}), "scales must be [T, G, 1]");
-      if (packed && i >= 10)
+      const bool needed = i < 10 ? given_packed : packed;
+      want((in[i].data != nullptr) == needed, "keys and values, and pools, have scales where they are int8, and only there");
+      if (!needed) continue;
+      if (i < 10)
+        want(has_shape(in[i], {tokens, kv_heads, 1}), "scales must be [T, G, 1]");
+      else
         want(has_shape(in[i], {blocks, block, kv_heads, 1}), "scale pools must be [N, K, G, 1]");
     }
     const Tensor &cos = in[12], &sin = in[13];
     if (!absent(cos) || !absent(sin)) {
       const int64_t half = cos.shape.empty() ? 0 : cos.shape.back();
-      want(!packed && has_shape(cos, {tokens, half}) && has_shape(sin, {tokens, half}) && 2 * half <= width,
+      want(!given_packed && has_shape(cos, {tokens, half}) && has_shape(sin, {tokens, half}) && 2 * half <= width,
            "cos and sin must be [T, D/2] of at most a head's width, for keys that are float");
       given.rotary = {cos.as<float>(), sin.as<float>(), half, width, interleaved};
     }
@@ -371,11 +381,17 @@ struct PagedAttention {
                    const Given& given) const {
     const int64_t tokens = tokens_of(in);
     const Rotary* rotary = given.rotary.half > 0 ? &given.rotary : nullptr;
-    std::vector<Write> writes = {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel},
-                                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel}};
-    if (a.type == KvType::kInt8)
+    const bool scaled = in[8].data != nullptr;
+    const auto scales = [&](size_t i) {
+      return a.type == KvType::kInt8 && !scaled ? in[i].as<float>() : nullptr;
+    };
+    std::vector<Write> writes = {
+        {given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, scales(10)},
+        {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, scales(11)}};
+    if (scaled)
       for (size_t i : {8, 9})
-        writes.push_back({{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel});
+        writes.push_back(
+            {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel, nullptr});
     std::vector<int64_t> owner(static_cast<size_t>(tokens));
     for (int64_t r = 0; r < step.requests; ++r)
       std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);
