@@ -32,7 +32,6 @@ def native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
     q, k, v, k_pool, v_pool, _, starts, lengths, table, scale, window, softcap, *scales, sinks = operands
     heads, width = (int(d or 0) for d in shape_of(q)[-2:])
     kv_heads = int(shape_of(k)[-2] or 0)
-
     floats = [_unquantized(x, scale) for x, scale in zip((k, v), scales)]
     if None not in floats:
         k, v = floats

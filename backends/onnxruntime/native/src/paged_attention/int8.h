@@ -6,8 +6,8 @@
 
 namespace optcc {
 
-// Levels of a row, to nearest, ties to even. Returns its scale, the largest magnitude by 127; a row with something that is
-// no number has none either.
+// Levels of a row, to nearest, ties to even. Returns its scale, the largest magnitude by 127; no number where one of the
+// row is none.
 inline float to_int8(const float* row, int64_t count, int8_t* levels) {
   constexpr float kMost = 127.0f, kWhole = 12582912.0f;  // 1.5 * 2^23: a sum with it has no bits behind the point
   float peak = 0.0f;

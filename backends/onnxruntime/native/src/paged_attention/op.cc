@@ -310,7 +310,7 @@ struct PagedAttention {
          "pools are float, float16 or int8, with keys and values in float, or in int8 for int8 pools");
     for (int i = 8; i < 12; ++i) {
       const bool needed = i < 10 ? given_packed : packed;
-      want((in[i].data != nullptr) == needed, "keys and values, and pools, have scales where they are int8, and only there");
+      want((in[i].data != nullptr) == needed, "what is int8 comes with scales, and nothing else does");
       if (!needed) continue;
       if (i < 10)
         want(has_shape(in[i], {tokens, kv_heads, 1}), "scales must be [T, G, 1]");
