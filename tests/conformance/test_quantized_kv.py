@@ -72,6 +72,11 @@ def _module(shape: Shape, levels: str, scale: str) -> Any:
     return quantized(shape, levels, scale) if levels else stateless(shape)
 
 
+def bar_of(kind: Kind) -> float:
+    """Our own attention multiplies int8 by int16, which is 2^-16 of its largest off; logits are up to 25."""
+    return 5e-3 if kind[:2] == ("onnxruntime", "int8") else BAR
+
+
 def whole_text(shape: Shape, kind: Kind | None, ids: np.ndarray) -> np.ndarray:
     """Logits of every token, the text alone in one stateless step of the quantized graph (None: of the plain one)."""
     count = len(ids)
@@ -89,7 +94,7 @@ def test_any_schedule_gives_the_text_alone(schedule: str, shape: str, kind: Kind
     texts = texts_of(lengths)
     found = Play(opened(SHAPES[shape], kind), texts).run(steps)
     for text, rows in zip(texts, found, strict=True):
-        np.testing.assert_allclose(rows, whole_text(SHAPES[shape], kind, text), rtol=0, atol=BAR)
+        np.testing.assert_allclose(rows, whole_text(SHAPES[shape], kind, text), rtol=0, atol=bar_of(kind))
 
 
 def test_quantization_is_seen(opened: Any) -> None:
@@ -146,7 +151,9 @@ def test_blocks_move_with_their_content(kind: Kind, opened: Any) -> None:
     play.step({0: 6})
     assert move_blocks(play).shape == (1, 2, 2, BLOCK, 2, 8)
     found = play.step({0: 2})[0]
-    np.testing.assert_allclose(found, whole_text(SHAPES["windows"], kind, texts[0])[6:], rtol=0, atol=BAR)
+    np.testing.assert_allclose(
+        found, whole_text(SHAPES["windows"], kind, texts[0])[6:], rtol=0, atol=bar_of(kind)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS[:4], ids="-".join)
@@ -160,7 +167,7 @@ def test_other_requests_pages_are_never_read(kind: Kind, opened: Any) -> None:
     assert np.isnan(play.executor.export_blocks(others)).all()
     play.executor.import_blocks(list(play.tables[0]), np.full((3, *shape[1:]), 6e4, np.float32))
     found = np.concatenate([play.step({0: n}, extra_columns=3)[0] for n in (5, 1, 4)])
-    np.testing.assert_allclose(found, whole_text(SHAPES["plain"], kind, texts[0]), rtol=0, atol=BAR)
+    np.testing.assert_allclose(found, whole_text(SHAPES["plain"], kind, texts[0]), rtol=0, atol=bar_of(kind))
 
 
 @pytest.mark.parametrize(("levels", "scale"), [("e4m3", "float32"), ("int8", "float16")])
