@@ -5,8 +5,10 @@
 
 A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
 it. Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in
-the same process: reading memory, and a float32 matrix product. A call's limit is the slower of its bytes at the one and
-its products at the other; `of limit` is that time by the best one measured, which on a shared machine is the steadier.
+the same process as a report's roofline does: reading memory in order, and products of matrices, of float32, or for int8
+caches of int16, of which a processor does half as many as of int8. A call's limit is the slower of its bytes at the one
+and its products at the other; `of limit` is that time by the best one measured, which on a shared machine is the
+steadier. Pages lie anywhere, as after hours of serving: reading them takes longer than reading in order.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -116,6 +117,8 @@ def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[s
     """Inputs: `batch` requests that add `new` tokens and have `context` then, on shuffled pages."""
     import numpy as np
 
+    from optcc.backends.onnxruntime.executor import aligned
+
     rng = np.random.default_rng(0)
     pages = -(-context // BLOCK)
     tokens, blocks = batch * new, batch * pages
@@ -125,6 +128,11 @@ def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[s
     def some(shape: tuple[int, ...], dtype: Any) -> Any:
         values = rng.standard_normal(shape, np.float32)
         return (values * 40).astype(np.int8) if dtype is np.int8 else values.astype(dtype)
+
+    def kept(values: Any) -> Any:
+        pool = aligned(values.shape, values.dtype)
+        pool[...] = values
+        return pool
 
     inputs = {
         "query": some((tokens, heads.query, heads.width), np.float32),
@@ -136,11 +144,11 @@ def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[s
     }
     for side in ("key", "value"):
         first = some((blocks, BLOCK, heads.kv, heads.width), kind)
-        inputs |= {f"{side}_pool_{layer}": first.copy() for layer in range(LAYERS)}
+        inputs |= {f"{side}_pool_{layer}": kept(first) for layer in range(LAYERS)}
         if kv == "int8":
             inputs[f"{side}_scale"] = np.full((tokens, heads.kv, 1), 0.02, np.float32)
             one = np.full((blocks, BLOCK, heads.kv, 1), 0.02, np.float32)
-            inputs |= {f"{side}_scale_pool_{layer}": one.copy() for layer in range(LAYERS)}
+            inputs |= {f"{side}_scale_pool_{layer}": kept(one) for layer in range(LAYERS)}
     return inputs
 
 
@@ -155,17 +163,6 @@ def timed(work: Callable[[], Any], before: Callable[[], Any], seconds: float) ->
         work()
         found.append(time.perf_counter() - start)
     return min(found), statistics.median(found)
-
-
-def limits(threads: int) -> tuple[float, float]:
-    """Bytes a second read from memory and float32 operations a second, with so many threads."""
-    import torch
-
-    torch.set_num_threads(threads)
-    big, wide = torch.ones(64 << 20), torch.ones(1024, 1024)
-    read = timed(lambda: torch.sum(big), lambda: None, 2.0)[0]
-    product = timed(lambda: wide @ wide, lambda: None, 2.0)[0]
-    return big.numel() * 4 / read, 2 * 1024**3 / product
 
 
 def measure(
@@ -216,8 +213,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import numpy as np
 
+    from optcc.compile.roofline.limits import measure_limits
+    from optcc.host import read_cpu
+
     heads = Heads(*(int(part) for part in args.heads.split(",")))
-    bandwidth, arithmetic = limits(args.threads)
+    machine = measure_limits(args.threads)
+    bandwidth = machine.read_gb_s * 1e9
+    arithmetic = 1e9 * (machine.int8_gops / 2 if args.kv == "int8" else machine.fp32_gops)
     print(f"{args.threads} threads: reads {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
     session = graph(heads, args.kv, args.threads)
     other = np.zeros(16 << 20, np.float32)
@@ -249,7 +251,7 @@ def main() -> None:
         )
     if args.json:
         facts = {
-            "machine": platform.processor() or platform.machine(),
+            "machine": read_cpu(Path("/proc/cpuinfo"))[0],
             "bandwidth": bandwidth,
             "flops": arithmetic,
         }

@@ -3,8 +3,8 @@
     python -m benchmarks.cpu.context ARTIFACT... [--requests 16] [--contexts 128,2048] [--rounds 20] [--threads 2]
     [--json FILE]
 
-All pages are prefilled, and each request has its own anywhere in the pools; ratios are those of a round, median and range of their middle
-half. An artifact's KV type is the recipe's (`quantize.kv`).
+All pages are prefilled, and each request has its own anywhere in the pools; ratios are those of a round, median and
+range of their middle half. An artifact's KV type is the recipe's (`quantize.kv`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Work:
         form: how that weight is stored, as `int4`; the type of its result without a weight.
         bytes: read and written, each tensor once; of a cache what is attended to.
         operations: a multiply-add is two.
-        integer: products are of 8-bit integers.
+        integer: products are of 8-bit integers, in one operand at least.
     """
 
     node: str
@@ -132,7 +132,7 @@ def _attention(
     pairs = step.requests * step.tokens * (step.length - (step.tokens - 1) / 2)
     read = step.requests * step.length * cached + fresh
     return Work(node.name, name, "", str(pools[0].dtype).removeprefix("torch."), read + out,
-                int(4 * heads * channels * pairs), False)  # fmt: skip
+                int(4 * heads * channels * pairs), pools[0].dtype == torch.int8)  # fmt: skip
 
 
 def _weight(node: fx.Node) -> str:
