@@ -63,23 +63,25 @@ class Case:
         """For people."""
         return f"{self.fault or 'three levels'} {self.weight or self.layer}".strip()
 
-    def recipe(self) -> str:
-        """The YAML."""
+    def recipe(self, *, planted: bool = True) -> str:
+        """The YAML, with the fault or without."""
         good = f"quantize.linear: {{scheme: {_GOOD[self.base]}"
         linear = [good + "}"]
-        planted = (
+        faulty = (
             [f"'./faulty.py:{self.fault.split(maxsplit=1)[0]}': {{{self._options()}}}"] if self.fault else []
         )
-        if not self.fault:
+        if not planted:
+            faulty = []
+        elif not self.fault:
             linear = [
                 f"{good}, skip: [{self.weight}]}}",
                 f"quantize.linear: {{scheme: ternary-g64, only: [{self.weight}]}}",
             ]
-        stages = {"quantize": [*planted, *linear] if self.stage == "before" else linear}
+        stages = {"quantize": [*faulty, *linear] if self.stage == "before" else linear}
         if self.stage == "behind":
-            stages["quantize"] = [*linear, *planted]
+            stages["quantize"] = [*linear, *faulty]
         if self.stage == "fuse":
-            stages["fuse"] = ["fuse.dequant-linear", *planted, "fuse.gated-mlp", "fuse.qkv"]
+            stages["fuse"] = ["fuse.dequant-linear", *faulty, "fuse.gated-mlp", "fuse.qkv"]
         passes = "".join(
             f"\n  {stage}:" + "".join(f"\n    - {entry}" for entry in entries)
             for stage, entries in stages.items()
@@ -130,6 +132,7 @@ class Found:
         layer, weight: whether the right ones were named; `weight` is None where no weight was spoilt.
         probes: that blame took to find it; `all_probes` with those for the patch.
         recovered: share of the loss that the patch recovers, measured; None without a patch.
+        clean: the loss without the fault, which no patch of the fault recovers; None without a patch.
         bisected: the pass that bisect named, and whether it is right, with its questions.
         blame_seconds, bisect_seconds: elapsed.
     """
@@ -143,11 +146,19 @@ class Found:
     probes: int
     all_probes: int
     recovered: float | None
+    clean: float | None
     bisected: str
     right: bool
     questions: int
     blame_seconds: float
     bisect_seconds: float
+
+    @property
+    def of_the_fault(self) -> float | None:
+        """Share of what the fault cost that the patch recovers."""
+        if self.recovered is None or self.clean is None:
+            return None
+        return self.recovered * self.loss / (self.loss - self.clean)
 
 
 def judge(case: Case, model: str, folder: Path) -> Found:
@@ -166,6 +177,10 @@ def judge(case: Case, model: str, folder: Path) -> Found:
     options = BlameOptions(cache=cache) if case.model == REAL else BlameOptions(window=64, cache=cache)
     blamed = blame_recipe(model, recipe, str(path), options)
     end = time.perf_counter()
+    clean = None
+    if blamed.patch:
+        path.write_text(case.recipe(planted=False))
+        clean = blame_recipe(model, load_recipe(str(path)), str(path), options).loss.value
     first = blamed.carriers[0].name if blamed.carriers else ""
     tensors = [c.name for c in blamed.carriers if c.kind == "tensor"]
     wanted = case.fault.split(maxsplit=1)[0] if case.fault else "ternary-g64"
@@ -181,6 +196,7 @@ def judge(case: Case, model: str, folder: Path) -> Found:
         searched,
         blamed.probes,
         patch.share if patch else None,
+        clean,
         split.step or "",
         wanted in (split.step or ""),
         len(split.probes),
@@ -193,7 +209,7 @@ def page(found: list[Found], commit: str, remarks: str) -> str:
     """The results as a page."""
     host = read_host(ROOT)
     layers, passes = sum(f.layer for f in found), sum(f.right for f in found)
-    patches = [f.recovered for f in found if f.recovered is not None]
+    patches = [f.of_the_fault for f in found if f.of_the_fault is not None]
     real = [f for f in found if f.model == REAL]
     lines = [
         f"# One-layer faults: blame and bisect, {date.today()}",
@@ -209,7 +225,7 @@ def page(found: list[Found], commit: str, remarks: str) -> str:
         ),
         (
             f"- **Patches**: {len(patches)}; the worst recovers {min(patches, default=0):.0%}, "
-            f"{sum(p >= 0.8 for p in patches)} recover at least 80 % of the loss."
+            f"{sum(p >= 0.8 for p in patches)} recover at least 80 % of what the fault cost."
         ),
     ]
     if real:
@@ -221,18 +237,18 @@ def page(found: list[Found], commit: str, remarks: str) -> str:
     lines += [
         "",
         (
-            "| model | fault | loss, nats | blamed | layer | weight | measurements | patch recovers | bisect names "
-            "| questions | blame, s | bisect, s |"
+            "| model | fault | loss, nats | blamed | layer | weight | measurements | patch recovers "
+            "| of the fault's own | bisect names | questions | blame, s | bisect, s |"
         ),
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for f in found:
         weight = "–" if f.weight is None else "right" if f.weight else "**wrong**"
-        recovered = "–" if f.recovered is None else f"{f.recovered:.0%}"
+        recovered, own = ("–" if x is None else f"{x:.0%}" for x in (f.recovered, f.of_the_fault))
         named = f"`{f.bisected[:60]}`" if f.right else f"**wrong**: `{f.bisected[:60]}`"
         lines.append(
             f"| {f.model} | {f.name} | {f.loss:.3g} | {f.blamed} | {'right' if f.layer else '**wrong**'} | {weight} | "
-            f"{f.probes} ({f.all_probes}) | {recovered} | {named} | {f.questions} | {f.blame_seconds} "
+            f"{f.probes} ({f.all_probes}) | {recovered} | {own} | {named} | {f.questions} | {f.blame_seconds} "
             f"| {f.bisect_seconds} |"
         )
     return "\n".join(lines) + "\n"

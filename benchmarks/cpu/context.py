@@ -3,8 +3,9 @@
     python -m benchmarks.cpu.context ARTIFACT... [--requests 16] [--contexts 128,2048] [--rounds 20] [--threads 2]
     [--json FILE]
 
-All pages are prefilled, and each request has its own anywhere in the pools; ratios are those of a round, median and
-range of their middle half. An artifact's KV type is the recipe's (`quantize.kv`).
+All pages are prefilled. Each request has its own: in order, as an engine hands them out that has just started, or
+anywhere in the pools, as after hours of serving. Ratios are those of a round, median and range of their middle half. An
+artifact's KV type is the recipe's (`quantize.kv`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from optcc.runtime.executor import Batch, Executor, ModelSpec
 
 CHUNK = 512
 """Tokens that are prefilled at once."""
+ANYWHERE = "anywhere"
+ORDERS = ("in order", ANYWHERE)
+"""Of pages."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Cost:
 
     artifact: str
     kv: str
+    pages: str
     context: int
     requests: int
     best_ms: float
@@ -41,11 +46,12 @@ class Cost:
     token_bytes: int
 
 
-def batch_of(spec: ModelSpec, requests: int, context: int, seed: int) -> Batch:
-    """One token of each request, which then has `context`; pages anywhere."""
+def batch_of(spec: ModelSpec, requests: int, context: int, seed: int, order: str) -> Batch:
+    """One token of each request, which then has `context`."""
     rng = np.random.default_rng(seed)
     pages = spec.blocks_for(context)
-    table = rng.permutation(requests * pages).astype(np.int32).reshape(requests, pages)
+    ids = np.arange(requests * pages, dtype=np.int32)
+    table = (rng.permutation(ids) if order == ANYWHERE else ids).reshape(requests, pages)
     rows = np.arange(requests, dtype=np.int64)
     return Batch(
         rng.integers(0, spec.vocab, requests),
@@ -75,11 +81,13 @@ def fill(executor: Executor, last: Batch) -> None:
             )
 
 
-def measure(name: str, executor: Executor, requests: int, contexts: Sequence[int], rounds: int) -> list[Cost]:
+def measure(
+    name: str, executor: Executor, requests: int, contexts: Sequence[int], rounds: int, order: str
+) -> list[Cost]:
     """All contexts in turn, `rounds` times."""
     spec = executor.spec
     executor.bind(requests * spec.blocks_for(max(contexts)))
-    batches = [batch_of(spec, requests, context, i) for i, context in enumerate(contexts)]
+    batches = [batch_of(spec, requests, context, i, order) for i, context in enumerate(contexts)]
     fill(executor, batches[int(np.argmax(contexts))])
     for batch in batches:
         executor.step(batch)
@@ -94,7 +102,7 @@ def measure(name: str, executor: Executor, requests: int, contexts: Sequence[int
         low, middle, high = statistics.quantiles([t / s for t, s in zip(found, seconds[0], strict=True)], n=4)
         costs.append(
             Cost(
-                *(name, spec.kv_dtype, context, requests),
+                *(name, spec.kv_dtype, order, context, requests),
                 best_ms=min(found) * 1e3,
                 median_ms=statistics.median(found) * 1e3,
                 ratio=(low, middle, high),
@@ -118,13 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for path in given.artifacts:
         _, executor = open_running(path, force=False, threads=given.threads)
         contexts = [int(context) for context in given.contexts.split(",")]
-        costs = measure(path.name, executor, given.requests, contexts, given.rounds)
+        costs = [
+            cost
+            for order in ORDERS
+            for cost in measure(path.name, executor, given.requests, contexts, given.rounds, order)
+        ]
         executor.close()
         for c in costs:
             print(
                 f"{c.artifact}, KV in {c.kv}, {c.token_bytes / 1000:.1f} kB a token: "
-                f"{c.requests} requests at {c.context}: median {c.median_ms:.1f} ms, best {c.best_ms:.1f} ms, "
-                f"{c.ratio[1]:.2f}x [{c.ratio[0]:.2f}, {c.ratio[2]:.2f}]",
+                f"{c.requests} requests at {c.context}, pages {c.pages}: median {c.median_ms:.1f} ms, "
+                f"best {c.best_ms:.1f} ms, {c.ratio[1]:.2f}x [{c.ratio[0]:.2f}, {c.ratio[2]:.2f}]",
                 flush=True,
             )
         found += costs

@@ -34,16 +34,14 @@ def print_roofline(found: Mapping[str, Any]) -> None:
 
 
 def _print_step(screen: Console, step: Mapping[str, Any], rows: list[Mapping[str, Any]]) -> None:
-    table = new_table(
-        "|operators", ">count", ">bytes", ">Gop", "|bound", ">limit", ">measured", ">of limit", "weight"
-    )
+    table = new_table("|operators", ">#", ">bytes", ">Gop", "|bound", ">limit", ">measured", ">of limit")
     whole = step["measured_ms"] or step["limit_ms"]
     rest = [row for row in rows if (row["measured_ms"] or row["limit_ms"]) < _SHOWN * whole]
     for row in sorted(rows, key=lambda r: -(r["measured_ms"] or r["limit_ms"])):
         if row in rest:
             continue
         table.add_row(
-            row["op"],
+            f"{row['op']}\n {row['name']}" if row["name"] else row["op"],
             str(row["count"]),
             human_bytes(row["bytes"]),
             number(row["operations"] / 1e9),
@@ -51,7 +49,6 @@ def _print_step(screen: Console, step: Mapping[str, Any], rows: list[Mapping[str
             f"{row['limit_ms']:.2f} ms",
             "n/a" if row["measured_ms"] is None else f"{row['measured_ms']:.2f} ms",
             percent(row["share"]),
-            row["name"],
         )
     took = "not measured" if step["measured_ms"] is None else f"{step['measured_ms']:.2f} ms"
     more = f"; {len(rest)} smaller kinds not shown" if rest else ""
