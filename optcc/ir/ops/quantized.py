@@ -163,9 +163,13 @@ def quantized_linear(
 
 def linear_by_rows(x: Tensor, weight: Iterable[Tensor], bias: Tensor | None) -> Tensor:
     """`linear(x, weight, bias)` of a weight that comes some rows after the others. Shapes: x [..., K] -> [..., O]."""
-    parts = [F.linear(x, rows.to(x.dtype)) for rows in weight]
-    found = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-    return found if bias is None else found + bias
+    parts, done = [], 0
+    for rows in weight:
+        # With its bias, as a plain linear: added afterwards, it is rounded differently on some processors.
+        part = None if bias is None else bias[done : done + len(rows)].to(x.dtype)
+        parts.append(F.linear(x, rows.to(x.dtype), part))
+        done += len(rows)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def quantized_embedding(
