@@ -209,7 +209,8 @@ def page(found: list[Found], commit: str, remarks: str) -> str:
     """The results as a page."""
     host = read_host(ROOT)
     layers, passes = sum(f.layer for f in found), sum(f.right for f in found)
-    patches = [f.of_the_fault for f in found if f.of_the_fault is not None]
+    patches = [f.recovered for f in found if f.recovered is not None]
+    of_faults = [f.of_the_fault for f in found if f.of_the_fault is not None]
     real = [f for f in found if f.model == REAL]
     lines = [
         f"# One-layer faults: blame and bisect, {date.today()}",
@@ -225,7 +226,9 @@ def page(found: list[Found], commit: str, remarks: str) -> str:
         ),
         (
             f"- **Patches**: {len(patches)}; the worst recovers {min(patches, default=0):.0%}, "
-            f"{sum(p >= 0.8 for p in patches)} recover at least 80 % of what the fault cost."
+            f"{sum(p >= 0.8 for p in patches)} recover at least 80 % of the loss. "
+            f"Of what the fault alone cost, {sum(p >= 0.8 for p in of_faults)} do; a patch may recover some of the "
+            f"scheme's own loss too, so that share may be over 100 %."
         ),
     ]
     if real:
