@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from optcc.cli.common import common_options, human_bytes, print_json
+from optcc.cli.common import common_options, print_json
 from optcc.cli.options import overrides_option
 
 if TYPE_CHECKING:
@@ -164,8 +164,11 @@ def _tell(result: BlameResult, applied: dict[str, Any] | None, path: Path | None
     patch = result.patch
     if patch is None:
         return
-    share = f", recovers {patch.effect.share:.0%} of the loss" if patch.effect else ""
-    click.echo(f"\npatch: {len(patch.upgrades)} weights, +{human_bytes(patch.bytes)}{share}\n")
+    from optcc.compile.blame.patch import summary
+
+    share = f"; recovers {patch.effect.share:.0%} of the loss" if patch.effect else ""
+    what = summary(patch.upgrades) if patch.upgrades else "leaves a pass out"
+    click.echo(f"\npatch: {what}{share}\n")
     click.echo(patch.text)
     if applied is not None:
         click.echo(

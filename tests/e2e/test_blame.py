@@ -33,7 +33,7 @@ def test_one_spoilt_weight_among_211(workshop: Workshop, tmp_path: Path) -> None
     found = json.loads(result.stdout)
     assert next(c["name"] for c in found["carriers"] if c["kind"] == "tensor") == WEIGHT
     assert found["probes"] <= 8
-    assert found["patch"]["effect"]["share"] >= 0.75 and list(found["patch"]["weights"]) == [WEIGHT]
+    assert found["patch"]["effect"]["share"] >= 0.8 and next(iter(found["patch"]["weights"])) == WEIGHT
 
 
 def test_bisect_names_the_pass(workshop: Workshop, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from optcc.backends.registry import load_backend
 from optcc.cache import default_cache
 from optcc.compile.blame.hybrid import Hybrid
 from optcc.compile.blame.later import changed_by
-from optcc.compile.blame.patch import Patch, check_patchable, choose, write_patch
+from optcc.compile.blame.patch import Patch, check_patchable, choose, summary, write_patch
 from optcc.compile.blame.search import ENOUGH, Carrier, find_everywhere, find_parts, find_tensors
 from optcc.compile.blame.side import Side
 from optcc.compile.blame.tensors import Putter
@@ -174,18 +174,18 @@ def _blame(
     hybrid = Hybrid(canonical_side, compiled_side, reference, data.units)
     if not options.probes:
         return BlameResult(hybrid.loss, 0.0, (), None, "not looked for", 0, data.tokens)
-    rows, errors = hybrid.originals()
+    rows, errors, noise = hybrid.originals()
     before, loss = float(rows.mean()), float(hybrid.rows.mean())
     notes = [data.note] if data.note else []
     if before > _CLEAN * loss and not canonical.attrs.get("rotation"):
         notes.append("a part of the loss arises before any weight is packed: `optcc bisect` names the pass")
         hybrid = Hybrid(Side(captured, data.batches), compiled_side, reference, data.units)
-        errors = hybrid.originals()[1]
+        _, errors, noise = hybrid.originals()
     prescaled = any(step.id in _PREPARES for step in points.plan.stages["quantize"])
     putter = Putter(compiled_side, canonical, prescaled)
     found = _search(hybrid, putter, errors, options, watch)
     searched = hybrid.probes
-    patch, cause = _mend(points, hybrid, putter, found, errors, canonical, extends, options, whole=whole)
+    patch, cause = _mend(points, hybrid, putter, found, noise, canonical, extends, options, whole=whole)
     if prescaled:
         notes.append("factors that were moved between channels are put back by least squares")
     notes.append(f"{searched} measurements to find it, {hybrid.probes - searched} for the patch")
@@ -215,7 +215,7 @@ def _mend(
     hybrid: Hybrid,
     putter: Putter,
     found: list[Carrier],
-    errors: list[float],
+    noise: list[float],
     canonical: Module,
     extends: str | None,
     options: BlameOptions,
@@ -248,7 +248,7 @@ def _mend(
             )
             return Patch((), (step,), 0, tensors[0].effect, text), cause
     steps = points.plan.stages["quantize"]
-    chosen, effect = choose(hybrid, putter, found, errors, steps, canonical, recipe.base, options.target)
+    chosen, effect = choose(hybrid, putter, found, noise, steps, canonical, recipe.base, options.target)
     cause = f"{top.name} carries {top.effect.share:.0%} of the loss"
     if top.kind != "tensor" and top.effect.share < _SPREAD:
         cause = f"the loss is spread over the model: no part carries more than {top.effect.share:.0%} of it"
@@ -256,6 +256,5 @@ def _mend(
         return None, cause
     check_patchable(steps, chosen)
     size = sum(u.bytes for u in chosen)
-    note = f"{recipe.name} with {len(chosen)} weights kept finer: +{size / 1e6:.1f} MB"
-    text = write_patch(recipe, extends, chosen, (), note)
+    text = write_patch(recipe, extends, chosen, (), f"{recipe.name}: {summary(chosen)}")
     return Patch(tuple(chosen), (), size, effect, text), cause

@@ -80,13 +80,14 @@ class Hybrid:
         """A segment's name, of the original's weights."""
         return self.original.segments[number].label
 
-    def originals(self) -> tuple[Tensor, list[float]]:
+    def originals(self) -> tuple[Tensor, list[float], list[float]]:
         """KL of every row of the original side alone, and how far each segment of the compiled one is from it.
 
         The second is |compiled(x) - original(x)|² / |original(x)|² on the original's own stream x: what the segment
-        does wrong by itself. It says where to look first, and nothing about what that costs.
+        does wrong by itself. It says where to look first, and nothing about what that costs. The third is the same over
+        the power of the whole stream behind the segment, a mean of tokens: the noise that later layers read.
         """
-        errors = [0.0] * self.count
+        errors, noise = [0.0] * self.count, [0.0] * self.count
         logits = []
         for lane in self.lanes:
             streams = self._streams(self.original, lane)
@@ -99,7 +100,11 @@ class Hybrid:
                 signal = right if base is None or base.numel() != right.numel() else right - base
                 error = float((own - right).square().sum() / signal.square().sum().clamp(min=1e-30))
                 errors[number] += error / len(self.lanes)
-        return self.reference.divergences(logits), errors
+                tokens = streams[number].double().flatten(0, -2)
+                wrong = (own.view_as(tokens) - tokens).square().sum(-1)
+                heard = (wrong / tokens.square().sum(-1).clamp(min=1e-30)).mean()
+                noise[number] += float(heard) / len(self.lanes)
+        return self.reference.divergences(logits), errors, noise
 
     def probe(self, back: Collection[int] = (), put: Put | None = None) -> Effect:
         """One measurement: these segments run on the original's side, and some nodes call something else."""

@@ -19,6 +19,7 @@ from optcc.compile.blame.tensors import Packed, Putter
 from optcc.errors import NothingToBlame
 from optcc.ir.formats import find_format
 from optcc.ir.module import Module
+from optcc.numbers import human_bytes
 from optcc.pm.passes import Pass
 from optcc.quant.rounding import round_to_nearest, unpacked
 from optcc.quant.weight_pass import PackingPass, WeightPass
@@ -42,6 +43,7 @@ class Upgrade:
         scheme: the better one's name, or FLOAT.
         bytes: what it takes more.
         gain: nats per row that putting it back recovers: measured, or its share of a measured group.
+        slower: bytes as stored of a weight whose activations are no longer rounded, which ends integer arithmetic.
     """
 
     item: Packed
@@ -49,6 +51,12 @@ class Upgrade:
     scheme: str
     bytes: int
     gain: float
+    slower: int = 0
+
+    @property
+    def price(self) -> int:
+        """Bytes, and the weight's own once more where arithmetic is no longer integer."""
+        return max(self.bytes + self.slower, 1)
 
 
 @dataclass(frozen=True)
@@ -80,48 +88,69 @@ class Patch:
         }
 
 
+def summary(upgrades: Sequence[Upgrade]) -> str:
+    """What they change and cost."""
+    count, slower = len(upgrades), sum(u.slower > 0 for u in upgrades)
+    size = human_bytes(sum(u.bytes for u in upgrades))
+    kept = f"{count} weight{'s' * (count != 1)} kept finer, +{size}"
+    return f"{kept}; {slower} no longer round what they read, which costs speed" if slower else kept
+
+
 def choose(
     hybrid: Hybrid,
     putter: Putter,
     carriers: Sequence[Carrier],
-    errors: Sequence[float],
+    noise: Sequence[float],
     steps: Sequence[Pass],
     canonical: Module,
     base: Path,
     target: float,
 ) -> tuple[list[Upgrade], Effect | None]:
-    """The weights whose better schemes recover `target` of the loss for the fewest bytes, and what that recovers.
+    """The weights whose better schemes recover `target` of the loss at the lowest price, and what that recovers.
 
-    Gains are those measured; within a group they are shared out by what segments and weights do wrong by themselves.
-    The choice is measured as a whole with the weights as they would be stored, and enlarged until it is enough.
+    Gains are those measured; within a group they are shared out by the noise of its segments and the errors of their
+    weights, and so is what no group accounts for among the weights of none. The choice is measured as a whole with the
+    weights as they would be stored, and enlarged until it is enough.
 
     Args:
+        noise: of every segment, as of `Hybrid.originals`.
         steps: of the stage `quantize`.
         canonical: the module before the first of them that packs weights.
     """
-    offers = _offers(putter, carriers, errors, steps, canonical, base)
-    offers.sort(key=lambda u: u.gain / max(u.bytes, 1), reverse=True)
     loss = float(hybrid.rows.mean())
 
     def measured(chosen: Sequence[Upgrade]) -> Effect:
-        return hybrid.probe(put=putter.weights([u.item for u in chosen], _stored_as(chosen, base)))
+        exact = {u.item.name for u in chosen if u.slower}
+        return hybrid.probe(put=putter.weights([u.item for u in chosen], _stored_as(chosen, base), exact))
 
-    few = _standing_out(offers)
-    effect = measured(few) if few else None
-    if effect is not None and effect.share >= target:
-        return few, effect
-    chosen, whole = _reach(offers, loss, target, measured)
-    if whole is None or whole.share >= target:
-        return chosen, whole
-    # Weights alone don't reach the target: the fewest bytes that recover most of what they can.
-    chosen, reached = _reach(offers, loss, target * whole.share, measured)
-    if effect is not None and effect.share >= target * whole.share and _bytes(few) <= _bytes(chosen):
-        return few, effect
-    return chosen, reached
+    gains = _gains(putter, carriers, noise, loss)
+    places = _places(steps, canonical, base)
+    found: list[tuple[list[Upgrade], Effect]] = []
+    for finest in (False, True):
+        offers = _offers(putter, gains, places, base, finest=finest)
+        few = _standing_out(offers)
+        if few:
+            found.append((few, measured(few)))
+            if found[-1][1].share >= target:
+                return found[-1]
+        chosen, effect = _reach(offers, loss, target, measured)
+        if effect is None:
+            continue
+        found.append((chosen, effect))
+        if effect.share >= target:
+            return chosen, effect
+    # No weights reach the target: the lowest price that recovers most of what the best of these do.
+    most = max((effect.share for _, effect in found), default=0.0)
+    if most <= 0:
+        return [], None
+    chosen, effect = _reach(offers, loss, target * most, measured)
+    if effect is not None:
+        found.append((chosen, effect))
+    return min((f for f in found if f[1].share >= target * most), key=lambda f: _price(f[0]))
 
 
-def _bytes(chosen: Sequence[Upgrade]) -> int:
-    return sum(u.bytes for u in chosen)
+def _price(chosen: Sequence[Upgrade]) -> int:
+    return sum(u.price for u in chosen)
 
 
 def _reach(
@@ -145,9 +174,8 @@ def _reach(
                 break
         else:
             short = count
-        # Before any choice was enough, go on by as much as this one lacked; then halve.
-        grown = math.ceil(count * min(2.0, 1.1 * target / max(effect.share, 0.1)))
-        count = min(len(useful), max(grown, count + 1)) if best is None else (enough + short) // 2
+        # Double until a choice is enough, then halve what lies between.
+        count = min(len(useful), 2 * count) if best is None else (enough + short) // 2
     if best is None and useful:
         best = measured(useful)
     return useful[:enough], best
@@ -171,39 +199,63 @@ def _standing_out(offers: Sequence[Upgrade]) -> list[Upgrade]:
 
 def _offers(
     putter: Putter,
-    carriers: Sequence[Carrier],
-    errors: Sequence[float],
-    steps: Sequence[Pass],
-    canonical: Module,
+    gains: Mapping[str, float],
+    places: Mapping[str, tuple[int, Scheme, tuple[int, int]]],
     base: Path,
+    *,
+    finest: bool,
 ) -> list[Upgrade]:
+    """A better scheme for every weight, or floating point for each; those that gain most for their price first."""
+    offers = []
+    for item in putter.packed:
+        if item.name not in places:
+            continue
+        place, scheme, shape = places[item.name]
+        better = FLOAT if finest else _better(scheme, shape[1])
+        now = sum(scheme.weight.bytes(*shape))
+        finer = None if better == FLOAT else load_scheme(better, base)
+        then = sum(finer.weight.bytes(*shape)) if finer else 4 * shape[0] * shape[1]
+        slower = now if scheme.activation and not (finer and finer.activation) else 0
+        offers.append(Upgrade(item, place, better, then - now, gains[item.name], slower))
+    # Gains within a group are rough: the root keeps a cheap weight from going before all that matters.
+    return sorted(offers, key=lambda u: u.gain / math.sqrt(u.price), reverse=True)
+
+
+def _gains(
+    putter: Putter, carriers: Sequence[Carrier], noise: Sequence[float], loss: float
+) -> dict[str, float]:
+    """By weight, nats per row: what was measured, or its share of what a group recovers or no group accounts for."""
     measured = {c.tensor.name: c.effect.recovered.value for c in carriers if c.tensor is not None}
+    parts = _shares(putter, noise)
     gains: dict[str, float] = {}
     for group in carriers:
         if group.kind not in ("part", "parts"):
             continue
         items = [p for p in putter.packed if set(p.segments) & set(group.segments)]
-        own = {i.name: putter.error(i) * sum(errors[n] for n in i.segments) for i in items}
         rest = group.effect.recovered.value - sum(measured.get(i.name, 0.0) for i in items)
-        total = sum(v for name, v in own.items() if name not in measured) or 1.0
-        for name, value in own.items():
-            gains[name] = max(gains.get(name, 0.0), max(rest, 0.0) * value / total)
+        own = {i.name: parts[i.name] for i in items if i.name not in measured}
+        for name, value in _shared(max(rest, 0.0), own).items():
+            gains[name] = max(gains.get(name, 0.0), value)
     gains |= measured
-    places = _places(steps, canonical, base)
-    offers = []
+    rest = max(loss - sum(gains.values()), 0.0)
+    return gains | _shared(rest, {name: value for name, value in parts.items() if name not in gains})
+
+
+def _shares(putter: Putter, noise: Sequence[float]) -> dict[str, float]:
+    """By weight: the noise of the segments it stands in, shared out by the errors of all weights therein."""
+    errors = {i.name: putter.error(i) for i in putter.packed}
+    sums = [0.0] * len(noise)
     for item in putter.packed:
-        if item.name not in places or item.name not in gains:
-            continue
-        place, scheme, shape = places[item.name]
-        better = _better(scheme, shape[1])
-        now = sum(scheme.weight.bytes(*shape))
-        then = (
-            4 * shape[0] * shape[1]
-            if better == FLOAT
-            else sum(load_scheme(better, base).weight.bytes(*shape))
-        )
-        offers.append(Upgrade(item, place, better, then - now, gains[item.name]))
-    return offers
+        for number in item.segments:
+            sums[number] += errors[item.name]
+    return {
+        i.name: sum(noise[n] * errors[i.name] / (sums[n] or 1.0) for n in i.segments) for i in putter.packed
+    }
+
+
+def _shared(amount: float, parts: Mapping[str, float]) -> dict[str, float]:
+    total = sum(parts.values()) or 1.0
+    return {name: amount * part / total for name, part in parts.items()}
 
 
 def _places(
@@ -220,9 +272,14 @@ def _places(
 
 
 def _better(scheme: Scheme, width: int) -> str:
-    """The 8-bit scheme that is most like a coarser one; an 8-bit weight stays in floating point."""
+    """The 8-bit scheme that is most like a coarser one.
+
+    An 8-bit weight with rounded activations is left in 8 bits and reads them unrounded, which takes no more bytes; one
+    with floating point activations stays in floating point itself.
+    """
     if find_format(scheme.weight.type).bits >= 8:
-        return FLOAT
+        rounds = scheme.weight.type == "int8" and scheme.activation is not None
+        return "int8-g64" if rounds and width % 64 == 0 else FLOAT
     group = scheme.weight.group if scheme.weight.group in (32, 64) and width % scheme.weight.group == 0 else 0
     rounds = scheme.activation is not None and not scheme.activation.static
     if group:

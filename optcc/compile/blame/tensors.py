@@ -92,19 +92,24 @@ class Putter:
         self.packed = find_packed(side, original)
 
     def weights(
-        self, items: Collection[Packed], value: Callable[[Packed, Tensor], Tensor] | None = None
+        self,
+        items: Collection[Packed],
+        value: Callable[[Packed, Tensor], Tensor] | None = None,
+        unrounded: Collection[str] = (),
     ) -> Mapping[fx.Node, Callable[..., Any]]:
         """Calls with the original's weights in place of the packed ones.
 
         Args:
             items: which.
             value: makes the weight from the original's [O, K]; it itself when omitted.
+            unrounded: names of those that read what isn't rounded.
         """
         made: dict[fx.Node, Callable[..., Any]] = {}
         for stored in dict.fromkeys(i.stored for i in items):
             own = [i for i in items if i.stored == stored]
+            exact = [i.rows for i in own if i.name in unrounded]
             for node in own[0].nodes:
-                made[node] = self._call(node, own, value)
+                made[node] = self._call(node, own, value, exact)
         return made
 
     def activations(self, segments: Collection[int] | None = None) -> Mapping[fx.Node, Callable[..., Any]]:
@@ -166,7 +171,11 @@ class Putter:
         return value(item, own) if value else own
 
     def _call(
-        self, node: fx.Node, items: Sequence[Packed], value: Callable[[Packed, Tensor], Tensor] | None
+        self,
+        node: fx.Node,
+        items: Sequence[Packed],
+        value: Callable[[Packed, Tensor], Tensor] | None,
+        exact: Sequence[slice],
     ) -> Callable[..., Any]:
         weight: list[Tensor] = []
 
@@ -180,7 +189,11 @@ class Putter:
 
         def linear(x: Tensor, *rest: Any) -> Tensor:
             act, group, scale = rest[-3:]
-            return functional.linear(rounded(x, act, group, scale), mixed().to(x.dtype), rest[4])
+            weight, bias = mixed().to(x.dtype), rest[4]
+            made = functional.linear(rounded(x, act, group, scale), weight, bias)
+            for rows in exact if act else ():
+                made[..., rows] = functional.linear(x, weight[rows], None if bias is None else bias[rows])
+            return made
 
         if node.target is _LINEAR:
             return linear

@@ -92,6 +92,30 @@ def test_a_spread_loss_has_a_ranking_and_a_patch_that_is_measured(
     assert len(result.patch.upgrades) < 23
 
 
+@pytest.mark.parametrize(
+    ("weight", "finest"),
+    [("model.layers.0.mlp.up_proj.weight", "int8-g64"), ("model.layers.1.self_attn.o_proj.weight", "float")],
+)
+def test_a_patch_goes_on_to_what_the_scheme_itself_costs(
+    model: str, cache: Path, recipe: Recipes, tmp_path: Path, weight: str, finest: str
+) -> None:
+    """A small fault in 8 bits: rounding everywhere is the rest of the loss, and one weight is too little."""
+    fault = (
+        f"[quantize.linear: {{scheme: int8-g64-a8, skip: [{weight}]}}, "
+        f"quantize.linear: {{scheme: int4-g64, only: [{weight}]}}]"
+    )
+    result = run(model, recipe(quantize=fault), cache)
+    patch = result.patch
+    assert patch is not None and patch.effect is not None and patch.effect.share >= 0.85
+    assert patch.upgrades[0].item.name == weight and len(patch.upgrades) > 1
+    assert {u.scheme for u in patch.upgrades} == {finest}
+    assert "no longer round" in patch.text
+    path = tmp_path / "patch.yaml"
+    path.write_text(patch.text)
+    mended = run(model, load_recipe(str(path)), cache)
+    assert mended.loss.value == pytest.approx(patch.effect.rest, rel=0.02)
+
+
 def test_rounding_of_activations_and_of_the_cache_are_groups(
     model: str, cache: Path, recipe: Recipes
 ) -> None:
