@@ -3,8 +3,9 @@
     python -m benchmarks.cpu.context ARTIFACT... [--requests 16] [--contexts 128,2048] [--rounds 20] [--threads 2]
     [--json FILE]
 
-All pages are prefilled. Each request has its own: in order, as an engine hands them out that has just started, or
-anywhere in the pools, as after hours of serving. Ratios are those of a round, median and range of their middle half. An
+All pages are prefilled. Each request has its own: in order, as an engine hands them out that has just started; served,
+as its pool hands them out after hundreds of requests came, grew side by side and went; or anywhere in the pools, which
+is the worst there could be. Ratios are those of a round, median and range of their middle half. An
 artifact's KV type is the recipe's (`quantize.kv`).
 """
 
@@ -19,16 +20,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from optcc.cli.opening import open_running
 from optcc.host import read_cpu
+from optcc.runtime import BlockPool
 from optcc.runtime.executor import Batch, Executor, ModelSpec
 
 CHUNK = 512
 """Tokens that are prefilled at once."""
-ANYWHERE = "anywhere"
-ORDERS = ("in order", ANYWHERE)
+IN_ORDER, SERVED, ANYWHERE = "in order", "served", "anywhere"
+ORDERS = (IN_ORDER, SERVED, ANYWHERE)
 """Of pages."""
+CHURN = 400
+"""Requests that came and went before those that are measured."""
+SLACK = 1.1
+"""Pages that the pool has for each that is held in the end."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,46 @@ class Cost:
     token_bytes: int
 
 
+def served(requests: int, pages: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Pages [requests, pages] of a pool that has served: prompts and answers of all lengths, each a page at a time."""
+    pool = BlockPool(int(requests * pages * SLACK))
+    live: list[tuple[list[int], int]] = []
+    whole: list[list[int]] = []
+    gone = 0
+    while len(whole) < requests:
+        last = gone >= CHURN
+        prompt = int(rng.integers(1, pages + 1))
+        if len(live) + len(whole) < requests and prompt < pool.free_count:
+            live.append(
+                (pool.allocate(prompt) or [], pages if last else int(rng.integers(prompt, pages + 1)))
+            )
+        for table, end in [live[i] for i in rng.permutation(len(live))]:
+            more = pool.allocate(1, table[-1]) if len(table) < end else None
+            if more is not None:
+                table += more
+                continue
+            live.remove((table, end))
+            if last and len(table) == pages:
+                whole.append(table)
+            else:  # done, or there is no page left and it gives up its own
+                pool.release(table)
+                gone += 1
+    return np.array(whole, np.int32)
+
+
+def pages_of(requests: int, pages: int, seed: int, order: str) -> npt.NDArray[np.int32]:
+    """Each request's pages [requests, pages]."""
+    rng = np.random.default_rng(seed)
+    if order == SERVED:
+        return served(requests, pages, rng)
+    ids = np.arange(requests * pages, dtype=np.int32)
+    return (rng.permutation(ids) if order == ANYWHERE else ids).reshape(requests, pages)
+
+
 def batch_of(spec: ModelSpec, requests: int, context: int, seed: int, order: str) -> Batch:
     """One token of each request, which then has `context`."""
     rng = np.random.default_rng(seed)
-    pages = spec.blocks_for(context)
-    ids = np.arange(requests * pages, dtype=np.int32)
-    table = (rng.permutation(ids) if order == ANYWHERE else ids).reshape(requests, pages)
+    table = pages_of(requests, spec.blocks_for(context), seed, order)
     rows = np.arange(requests, dtype=np.int64)
     return Batch(
         rng.integers(0, spec.vocab, requests),
@@ -86,7 +127,7 @@ def measure(
 ) -> list[Cost]:
     """All contexts in turn, `rounds` times."""
     spec = executor.spec
-    executor.bind(requests * spec.blocks_for(max(contexts)))
+    executor.bind(int(requests * spec.blocks_for(max(contexts)) * SLACK))
     batches = [batch_of(spec, requests, context, i, order) for i, context in enumerate(contexts)]
     fill(executor, batches[int(np.argmax(contexts))])
     for batch in batches:

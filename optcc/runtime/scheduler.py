@@ -147,7 +147,8 @@ class Scheduler:
 
     def _reserve(self, state: RequestState, tokens: int) -> bool:
         """Append the blocks for `tokens` more tokens to the request's table, if the pool has them."""
-        fresh = self.pool.allocate(max(0, self.spec.blocks_for(state.computed + tokens) - len(state.blocks)))
+        missing = max(0, self.spec.blocks_for(state.computed + tokens) - len(state.blocks))
+        fresh = self.pool.allocate(missing, state.blocks[-1] if state.blocks else None)
         state.blocks.extend(fresh or ())
         return fresh is not None
 

@@ -52,9 +52,9 @@ def _shared_block(p: Planting) -> None:
     """A block that is given to two requests."""
     allocate = BlockPool.allocate
 
-    def wrong(self: BlockPool, count: int) -> list[int] | None:
+    def wrong(self: BlockPool, count: int, after: int | None = None) -> list[int] | None:
         held = [b for b in range(self.size) if self.references(b)]
-        found = allocate(self, count)
+        found = allocate(self, count, after)
         if found and held and len(found) > 1:
             self.release(found[-1:])
             self.share(held[:1])

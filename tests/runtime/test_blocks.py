@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from optcc.runtime import BlockPool, PoolCorrupt
+from optcc.runtime.blocks import RUN
 
-SIZE = 7
+SIZE = 3 * RUN + 2
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -22,10 +23,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = BlockPool(SIZE)
         self.tables: list[list[int]] = []
 
-    @rule(count=st.integers(0, SIZE + 1))
-    def allocate(self, count: int) -> None:
+    @rule(count=st.integers(0, SIZE + 1), data=st.data())
+    def allocate(self, count: int, data: st.DataObject) -> None:
         free = self.pool.free_count
-        ids = self.pool.allocate(count)
+        after = data.draw(st.none() | st.integers(0, SIZE - 1))
+        follows = after is not None and after + 1 < SIZE and not self.pool.references(after + 1)
+        ids = self.pool.allocate(count, after)
         if count > free:
             assert ids is None
             assert self.pool.free_count == free
@@ -33,6 +36,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert ids is not None
             assert len(set(ids)) == count
             assert not set(ids) & {block for table in self.tables for block in table}
+            assert not (follows and ids and after is not None) or ids[0] == after + 1
             self.tables.append(ids)
 
     @precondition(lambda self: self.tables)
@@ -75,6 +79,26 @@ def test_order_is_deterministic_and_oldest_free_first() -> None:
     assert pool.allocate(3) == [3, 1, 0]
 
 
+def test_requests_grow_in_runs_of_their_own() -> None:
+    pool = BlockPool(2 * RUN + 4)
+    first, second = pool.allocate(2), pool.allocate(2)
+    assert first is not None and second is not None
+    for _ in range(RUN):
+        for table in (first, second):
+            table += pool.allocate(1, table[-1]) or []
+    # The first ends where the second begins; then the last run is whole, and the second follows itself into it.
+    assert first[:RUN] == list(range(RUN)) and second[:RUN] == list(range(RUN, 2 * RUN))
+    assert sorted(first[RUN:] + second[RUN:]) == list(range(2 * RUN, 2 * RUN + 4))
+    pool.check([first, second])
+
+
+def test_every_block_is_given_before_none_is() -> None:
+    pool = BlockPool(3 * RUN)
+    held = [pool.allocate(1) for _ in range(3 * RUN)]
+    assert sorted(table[0] for table in held if table) == list(range(3 * RUN))
+    assert pool.allocate(1) is None and pool.allocate(1, 5) is None
+
+
 def test_a_refused_release_changes_nothing() -> None:
     pool = BlockPool(4)
     pool.allocate(2)
@@ -86,12 +110,13 @@ def test_a_refused_release_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda pool: pool._free.append(3), "twice"),
-        (lambda pool: pool._free.append(0), "and is free"),
-        (lambda pool: pool._free.pop(), "not free"),
+        (lambda pool: pool._free.__setitem__(0, None), "and is free"),
+        (lambda pool: pool._free.popitem(), "not free"),
+        (lambda pool: pool._free_in.__setitem__(0, 2), "3 of the blocks 0 to 3 are free, not 2"),
+        (lambda pool: pool._whole.__setitem__(0, None), "3 of the blocks"),
         (lambda pool: pool._references.__setitem__(0, -1), "-1 holders"),
         (lambda pool: pool._references.__setitem__(0, 2), "disagree"),
-        (lambda pool: pool._free.append(9), "outside"),
+        (lambda pool: pool._free.__setitem__(9, None), "outside"),
     ],
 )
 def test_check_finds_damage(damage, message: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from optcc.errors import PoolTooSmall, PromptTooLong
 from optcc.runtime import BlockPool, Limits, ModelSpec, PoolCorrupt, Request, StopConditions
 from optcc.runtime.batching import build_batch, deciding
+from optcc.runtime.blocks import RUN
 from optcc.runtime.request import RequestState
 from optcc.runtime.scheduler import Scheduler, Step
 
@@ -116,7 +117,7 @@ def test_only_last_rows_are_wanted() -> None:
     assert batch.query_starts.tolist() == [0, 3, 8]
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
     assert batch.kv_lengths.tolist() == [3, 5]
-    assert batch.block_table.tolist() == [[0, 0], [1, 2]]
+    assert batch.block_table.tolist() == [[0, 0], [RUN, RUN + 1]]
     assert batch.wanted_rows.tolist() == [2], "the second prompt isn't through: none of its rows is wanted"
 
 
