@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optcc.backends.onnxruntime import native
+from optcc.ir.ops.quantized import quantize_activation
 from tests.native.paged import KINDS, Form, Texts, expected, in_rows, raw, run, session
 
 pytestmark = pytest.mark.skipif(not native.status().ok, reason=str(native.status()))
@@ -303,3 +305,22 @@ def test_wrong_inputs_are_refused(name: str) -> None:
     inputs[name] = change(inputs[name])
     with pytest.raises(Exception, match=f"PagedAttention: .*{message}"):
         run(session(Form()), inputs)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("width", [5, 33, 35, 64])
+def test_int8_caches_hold_rows_of_any_size(width: int, isa: str) -> None:
+    """From the smallest float to the largest, zeros, infinities and what is no number: as the reference has them."""
+    form = Form(width=width, kind="int8", isa=isa, floats=True)
+    inputs, _ = raw(form, Texts(replace(form, floats=False), [90]).step({0: 90}))
+    key = inputs["key"]
+    key[:83] *= np.float32(10.0) ** np.arange(-45, 38, dtype=np.float32)[:, None, None]
+    key[83], key[84, 0, width - 1], key[85, 0, 0], key[86, 0, width - 2] = 0.0, np.nan, np.nan, np.nan
+    key[87, 0, 1], key[88, 0, width - 1], key[89, 0, 0] = np.inf, -np.inf, 3e38
+    levels, scale = quantize_activation(torch.from_numpy(key), "int8", 0, "float32", None)
+    run(session(form), inputs)
+    held = in_rows(inputs)
+    rows = [(int(page), place) for page in inputs["block_table"][0] for place in range(form.block)][:90]
+    pages, places = zip(*rows, strict=True)
+    np.testing.assert_array_equal(held["key_scale_pool"][pages, places], scale.numpy())
+    np.testing.assert_array_equal(held["key_pool"][pages, places], levels.numpy())

@@ -20,6 +20,8 @@
 // Token i of a request with n tokens in the step stands at position kv_length - n + i and sees the keys up to its own.
 // A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node.
 
+#include <string.h>
+
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -29,7 +31,6 @@
 
 #include "abi/ort_op.h"
 #include "cpu.h"
-#include "paged_attention/int8.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/rotary.h"
 
@@ -38,7 +39,7 @@ namespace {
 
 constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
 constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
-constexpr int64_t kWritten = 32;      // tokens whose keys one piece writes
+constexpr int64_t kWritten = 8;       // tokens whose keys one piece writes
 
 const AttentionKernel& kernel_for(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
@@ -134,14 +135,17 @@ struct Write {
         if constexpr (std::is_same_v<To, uint16_t>)
           kernel->narrow(row, rounded, width);
         else
-          scales[(page * kv_heads + head) * block + offset] = to_int8(row, width, rounded);
+          scales[(page * kv_heads + head) * block + offset] = kernel->quantize(row, rounded, width);
       }
       constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
       To* to = blocks + (page * kv_heads + head) * width * block;
-      if (by_channel)
-        for (int64_t c = 0; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
-      else
+      if (by_channel) {
+        int64_t c = 0;
+        for (; kEach == 2 && c + 2 <= width; c += 2) memcpy(to + c * block + 2 * offset, stored + c, 2 * sizeof(To));
+        for (; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
+      } else {
         for (int64_t c = 0; c < width; ++c) to[place_in_block(offset, c, block, width, kEach)] = stored[c];
+      }
     }
   }
 };
@@ -404,10 +408,10 @@ struct PagedAttention {
       }
     };
     const size_t parts = static_cast<size_t>((tokens + kWritten - 1) / kWritten);
-    if (parts <= 2)
-      for (size_t i = 0; i < parts; ++i) some(i);
-    else
+    if (parts > 1)
       context.parallel_for(parts, some);
+    else if (parts > 0)
+      some(0);
   }
 
   void attend(Context& context, const Attention& a, const Step& step) const {
