@@ -1,6 +1,6 @@
 """PagedAttention alone against what the machine could do.
 
-    python -m benchmarks.cpu.attention [--threads 1] [--kv int8] [--json FILE]
+    python -m benchmarks.cpu.attention [--threads 1] [--kv int8] [--pages served] [--json FILE]
     python -m benchmarks.cpu.attention --table FILE...
 
 A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
@@ -8,7 +8,8 @@ it. Before each run the caches are filled with something else, as a layer's weig
 the same process as a report's roofline does: reading memory in order, and products of matrices, of float32, or for int8
 caches of int16, of which a processor does half as many as of int8. A call's limit is the slower of its bytes at the one
 and its products at the other; `of limit` is that time by the best one measured, which on a shared machine is the
-steadier. Pages lie anywhere, as after hours of serving: reading them takes longer than reading in order.
+steadier. Pages lie as an engine's pool hands them out after it has served for a while, or in order, or anywhere
+(`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is measured too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.cpu.context import ORDERS, SERVED
+from benchmarks.cpu.limits import native_limits
 
 LAYERS = 30
 BLOCK = 16
@@ -113,15 +117,17 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[str, Any]:
-    """Inputs: `batch` requests that add `new` tokens and have `context` then, on shuffled pages."""
+def step_of(heads: Heads, kv: str, batch: int, context: int, new: int, order: str = SERVED) -> dict[str, Any]:
+    """Inputs: `batch` requests that add `new` tokens and have `context` then, on pages in that order."""
     import numpy as np
 
+    from benchmarks.cpu.context import pages_of
     from optcc.backends.onnxruntime.executor import aligned
 
     rng = np.random.default_rng(0)
     pages = -(-context // BLOCK)
-    tokens, blocks = batch * new, batch * pages
+    table = pages_of(batch, pages, 0, order)
+    tokens, blocks = batch * new, int(table.max()) + 1
     kind = {"float32": np.float32, "float16": np.float16, "int8": np.int8}[kv]
     made = np.int8 if kv == "int8" else np.float32
 
@@ -140,7 +146,7 @@ def step_of(heads: Heads, kv: str, batch: int, context: int, new: int) -> dict[s
         "value": some((tokens, heads.kv, heads.width), made),
         "query_starts": np.arange(0, tokens + 1, new, dtype=np.int32),
         "kv_lengths": np.full(batch, context, np.int32),
-        "block_table": rng.permutation(blocks).astype(np.int32).reshape(batch, pages),
+        "block_table": table,
     }
     for side in ("key", "value"):
         first = some((blocks, BLOCK, heads.kv, heads.width), kind)
@@ -181,11 +187,15 @@ def table(files: list[Path]) -> str:
     """Kept measurements as Markdown, a column for each file."""
     runs = [json.loads(path.read_text()) for path in files]
     rows = [[Row(**row) for row in run["rows"]] for run in runs]
-    titles = [f"{own[0].kv}, {own[0].threads} thread{'s' * (own[0].threads > 1)}" for own in rows]
+    titles = [
+        f"{own[0].kv}, {own[0].threads} thread{'s' * (own[0].threads > 1)}, {run['order']}"
+        for own, run in zip(rows, runs, strict=True)
+    ]
     lines = [
         "| | " + " | ".join(titles) + " |",
         "|---|" + "--:|" * len(runs),
         "| reads, GB/s | " + " | ".join(f"{run['bandwidth'] / 1e9:.1f}" for run in runs) + " |",
+        "| reads pages anywhere, GB/s | " + " | ".join(f"{run['pages'] / 1e9:.1f}" for run in runs) + " |",
         "| products, GFLOP/s | " + " | ".join(f"{run['flops'] / 1e9:.0f}" for run in runs) + " |",
     ]
     for same in zip(*rows):
@@ -201,6 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kv", choices=["float32", "float16", "int8"], default="float32")
     parser.add_argument("--heads", default="9,3,64", help="query heads, KV heads, channels")
+    parser.add_argument("--pages", choices=ORDERS, default=SERVED, help="where a request's pages lie")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each row")
     parser.add_argument("--json", type=Path, help="where to keep the rows")
     parser.add_argument(
@@ -220,14 +231,19 @@ def main() -> None:
     machine = measure_limits(args.threads)
     bandwidth = machine.read_gb_s * 1e9
     arithmetic = 1e9 * (machine.int8_gops / 2 if args.kv == "int8" else machine.fp32_gops)
-    print(f"{args.threads} threads: reads {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
+    value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width
+    anywhere = 1e9 * native_limits(args.threads, BLOCK * heads.kv * value)["pieces_gb_s"]
+    print(
+        f"{args.threads} threads: reads {bandwidth / 1e9:.1f} GB/s, pages anywhere {anywhere / 1e9:.1f} GB/s, "
+        f"{arithmetic / 1e9:.0f} GFLOP/s"
+    )
     session = graph(heads, args.kv, args.threads)
     other = np.zeros(16 << 20, np.float32)
 
     def flush() -> None:
         other[:] += 1
 
-    value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width + (4 if args.kv == "int8" else 0)
+    value += 4 if args.kv == "int8" else 0  # a scale
     plans = [("decode", batch, context, 1) for batch in (1, 8, 16) for context in (128, 512, 2048)]
     plans += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 512)]
     rows = []
@@ -235,7 +251,9 @@ def main() -> None:
         pairs = batch * sum(range(context - new + 1, context + 1))
         size = 2 * batch * context * heads.kv * value
         flops = 4 * pairs * heads.query * heads.width
-        best, median = measure(session, step_of(heads, args.kv, batch, context, new), flush, args.seconds)
+        best, median = measure(
+            session, step_of(heads, args.kv, batch, context, new, args.pages), flush, args.seconds
+        )
         limit = max(size / bandwidth, flops / arithmetic)
         rows.append(
             Row(
@@ -252,7 +270,9 @@ def main() -> None:
     if args.json:
         facts = {
             "machine": read_cpu(Path("/proc/cpuinfo"))[0],
+            "order": args.pages,
             "bandwidth": bandwidth,
+            "pages": anywhere,
             "flops": arithmetic,
         }
         args.json.write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")

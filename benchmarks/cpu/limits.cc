@@ -1,11 +1,18 @@
-// What one core of this machine can do at most, as JSON: bytes read from memory, and products of 8-bit numbers.
-//   c++ -O3 -march=native limits.cc -o limits && ./limits
+// What this machine can do at most, as JSON: bytes that one core reads from memory, bytes that `threads` read in pieces
+// of `piece` bytes that lie anywhere, as pages of a cache do, and products of 8-bit numbers of one core.
+//   c++ -O3 -march=native -pthread limits.cc -o limits && ./limits [threads] [piece]
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <vector>
 
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -17,38 +24,85 @@ static double now() {
   return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
-// Reads `words` in order; asks for what comes `kAhead` words later, or leaves that to the processor, for which is faster
-// depends on it.
-template <bool kAsks>
-static uint64_t read_all(const uint64_t* data, size_t words) {
-  constexpr size_t kAhead = 768;
-  uint64_t sum[16] = {}, all = 0;
-  for (size_t i = 0; i < words; i += 16) {
-    if (kAsks) {
-      __builtin_prefetch(data + i + kAhead);
-      __builtin_prefetch(data + i + kAhead + 8);
-    }
-    for (int j = 0; j < 16; j++) sum[j] += data[i + j];
-  }
-  for (uint64_t part : sum) all += part;
+typedef uint64_t Line __attribute__((vector_size(64)));  // of a cache
+
+static uint64_t total(const Line& sum) {
+  uint64_t all = 0;
+  for (int i = 0; i < 8; i++) all += sum[i];
   return all;
 }
 
-// GB/s of reading 256 MB in order, the best of ten times either way.
-static double read_rate() {
-  const size_t bytes = size_t(256) << 20, words = bytes / 8;
-  uint64_t* data = static_cast<uint64_t*>(aligned_alloc(64, bytes));
-  memset(data, 1, bytes);
+// Reads lines in order; asks for what comes kAhead lines later, or leaves that to the processor, for which is faster
+// depends on it.
+template <bool kAsks>
+static uint64_t read_all(const Line* data, size_t lines) {
+  constexpr size_t kAhead = 96;
+  Line first = {}, second = {};
+  for (size_t i = 0; i + 2 <= lines; i += 2) {
+    if (kAsks) {
+      __builtin_prefetch(data + i + kAhead);
+      __builtin_prefetch(data + i + kAhead + 1);
+    }
+    first += data[i];
+    second += data[i + 1];
+  }
+  return total(first + second);
+}
+
+constexpr size_t kBytes = size_t(256) << 20;
+
+// The least seconds of ten runs of each of two ways.
+template <class Work>
+static double least(const Work& work) {
   double best = 1e9;
-  volatile uint64_t kept = 0;
   for (int round = 0; round < 20; round++) {
     const double start = now();
-    kept = kept + (round % 2 ? read_all<true>(data, words) : read_all<false>(data, words));
-    const double took = now() - start;
-    if (took < best) best = took;
+    work(round % 2 == 1);
+    best = std::min(best, now() - start);
   }
-  free(data);
-  return static_cast<double>(bytes) / best / 1e9;
+  return best;
+}
+
+static Line* filled() {
+  Line* data = static_cast<Line*>(aligned_alloc(64, kBytes));
+  memset(data, 1, kBytes);
+  return data;
+}
+
+// GB/s of reading in order.
+static double read_rate(const Line* data) {
+  volatile uint64_t kept = 0;
+  const double best = least([&](bool asks) {
+    kept = kept + (asks ? read_all<true>(data, kBytes / sizeof(Line)) : read_all<false>(data, kBytes / sizeof(Line)));
+  });
+  return kBytes / best / 1e9;
+}
+
+// GB/s of reading pieces in any order, each thread its share; with the piece after next asked for, or without.
+static double piece_rate(const Line* data, size_t threads, size_t piece) {
+  const size_t count = kBytes / piece, lines = piece / sizeof(Line);
+  std::vector<uint32_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), std::mt19937(0));
+  std::atomic<uint64_t> kept{0};  // or nothing would be read
+  const auto share = [&](size_t first, size_t last, bool asks) {
+    Line sum = {};
+    for (size_t i = first; i < last; i++) {
+      const Line *at = data + order[i] * lines, *later = data + order[std::min(i + 2, last - 1)] * lines;
+      for (size_t line = 0; line < lines; line++) {
+        if (asks) __builtin_prefetch(later + line);
+        sum += at[line];
+      }
+    }
+    kept += total(sum);
+  };
+  const double best = least([&](bool asks) {
+    std::vector<std::thread> others;
+    for (size_t t = 1; t < threads; t++) others.emplace_back(share, count * t / threads, count * (t + 1) / threads, asks);
+    share(0, count / threads, asks);
+    for (std::thread& other : others) other.join();
+  });
+  return count * piece / best / 1e9;
 }
 
 // 1e9 products and sums a second, 0 where there is no instruction for them that this program knows.
@@ -79,4 +133,13 @@ static double product_rate() {
 #endif
 }
 
-int main() { printf("{\"read_gb_s\": %.1f, \"products_g_s\": %.1f}\n", read_rate(), product_rate()); }
+int main(int count, char** given) {
+  const size_t threads = count > 1 ? strtoul(given[1], nullptr, 10) : 1;
+  const size_t piece = count > 2 ? strtoul(given[2], nullptr, 10) / 64 * 64 : 3072;
+  if (threads == 0 || piece == 0 || piece > kBytes / 64) return 2;
+  Line* data = filled();
+  const double pieces = piece_rate(data, threads, piece);
+  printf("{\"read_gb_s\": %.1f, \"pieces_gb_s\": %.1f, \"products_g_s\": %.1f}\n", read_rate(data), pieces,
+         product_rate());
+  free(data);
+}

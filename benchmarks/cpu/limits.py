@@ -8,10 +8,29 @@ Prints one JSON object: `optcc.compile.roofline.limits.Limits` without its date.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 
+from optcc.backends.onnxruntime.native.build import find_compiler
 from optcc.compile.roofline.limits import measure_limits
+
+
+def native_limits(threads: int = 1, piece: int = 3072) -> dict[str, float]:
+    """What limits.cc measures: GB/s that one core reads in order (`read_gb_s`), GB/s that `threads` read in pieces of
+    `piece` bytes anywhere (`pieces_gb_s`), and 1e9 products of int8 a second of one core (`products_g_s`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "limits"
+        source = Path(__file__).with_name("limits.cc")
+        options = ["-O3", "-march=native", "-pthread"]
+        subprocess.run([*find_compiler(), *options, str(source), "-o", str(program)], check=True)
+        command = [str(program), str(threads), str(piece)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
 
 if __name__ == "__main__":
     found = asdict(measure_limits(int(sys.argv[1])))

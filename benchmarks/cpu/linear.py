@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.cpu.limits import native_limits
 from optcc.backends.onnxruntime import native
-from optcc.backends.onnxruntime.native.build import find_compiler
 from optcc.backends.onnxruntime.native.packing import Canonical, Packing
 
 SHAPES = ((576, 3072), (1536, 576), (576, 960), (576, 576), (576, 49152))
@@ -57,19 +55,6 @@ class Measured:
             f"{products / self.ours / 1e9:6.1f} GMAC/s | MatMulNBits {self.theirs * 1e6:9.1f} us "
             f"{products / self.theirs / 1e9:6.1f} GMAC/s | {self.theirs / self.ours:.2f}x"
         )
-
-
-def limits() -> dict[str, float]:
-    """GB/s read and 1e9 products a second of one core, from limits.cc."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "limits"
-        source = Path(__file__).with_name("limits.cc")
-        subprocess.run(
-            [*find_compiler(), "-O3", "-march=native", str(source), "-o", str(program)], check=True
-        )
-        done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
 
 
 def measure(bits: int, inputs: int, outputs: int, rows: int) -> Measured:
@@ -144,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", default="1,4,8,16,64,512")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
-    machine = limits()
+    machine = native_limits()
     print(f"{native.status()}; one core reads {machine['read_gb_s']} GB/s, {machine['products_g_s']} GMAC/s")
     found = []
     for bits in map(int, given.bits.split(",")):

@@ -27,9 +27,9 @@ class BlockPool:
         if blocks < 1:
             raise ValueError(f"a pool needs at least one block, not {blocks}")
         self._references = [0] * blocks
-        self._free = dict.fromkeys(range(blocks))
+        self._free: dict[int, None] = dict.fromkeys(range(blocks))
         self._free_in = [min(RUN, blocks - first) for first in range(0, blocks, RUN)]
-        self._whole = dict.fromkeys(range(len(self._free_in)))
+        self._whole: dict[int, None] = dict.fromkeys(range(len(self._free_in)))
 
     @property
     def size(self) -> int:
