@@ -39,7 +39,7 @@ namespace {
 
 constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
 constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
-constexpr int64_t kWritten = 8;       // tokens whose keys one piece writes
+constexpr int64_t kWritten = 16;      // tokens whose keys one piece writes
 
 const AttentionKernel& kernel_for(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
