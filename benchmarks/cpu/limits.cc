@@ -1,5 +1,6 @@
 // What this machine can do at most, as JSON: bytes that one core reads from memory, bytes that `threads` read in pieces
-// of `piece` bytes that lie anywhere, as pages of a cache do, and products of 8-bit numbers of one core.
+// of `piece` bytes that lie anywhere, as pages of a cache do, products of 8-bit numbers of one core, and how long a line
+// takes from one core to another and back, which is several times as long where they share no cache.
 //   c++ -O3 -march=native -pthread limits.cc -o limits && ./limits [threads] [piece]
 
 #include <algorithm>
@@ -105,6 +106,31 @@ static double piece_rate(const Line* data, size_t threads, size_t piece) {
   return count * piece / best / 1e9;
 }
 
+// Nanoseconds of a round trip of a line between two threads: the median of some.
+static double round_trip() {
+  constexpr int kTrips = 2000, kTimes = 25;
+  std::vector<double> found;
+  for (int time = 0; time < kTimes; time++) {
+    alignas(64) std::atomic<int> turn{0};
+    const auto answer = [&turn] {
+      for (int i = 0; i < kTrips; i++) {
+        while (turn.load(std::memory_order_acquire) != 2 * i + 1) continue;
+        turn.store(2 * i + 2, std::memory_order_release);
+      }
+    };
+    std::thread other(answer);
+    const double start = now();
+    for (int i = 0; i < kTrips; i++) {
+      turn.store(2 * i + 1, std::memory_order_release);
+      while (turn.load(std::memory_order_acquire) != 2 * i + 2) continue;
+    }
+    found.push_back((now() - start) / kTrips * 1e9);
+    other.join();
+  }
+  std::sort(found.begin(), found.end());
+  return found[kTimes / 2];
+}
+
 // 1e9 products and sums a second, 0 where there is no instruction for them that this program knows.
 static double product_rate() {
 #if defined(__AVX512VNNI__)
@@ -139,7 +165,7 @@ int main(int count, char** given) {
   if (threads == 0 || piece == 0 || piece > kBytes / 64) return 2;
   Line* data = filled();
   const double pieces = piece_rate(data, threads, piece);
-  printf("{\"read_gb_s\": %.1f, \"pieces_gb_s\": %.1f, \"products_g_s\": %.1f}\n", read_rate(data), pieces,
-         product_rate());
+  printf("{\"read_gb_s\": %.1f, \"pieces_gb_s\": %.1f, \"products_g_s\": %.1f, \"round_trip_ns\": %.0f}\n", read_rate(data),
+         pieces, product_rate(), threads > 1 ? round_trip() : 0.0);
   free(data);
 }

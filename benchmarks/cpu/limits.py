@@ -20,7 +20,8 @@ from optcc.compile.roofline.limits import measure_limits
 
 def native_limits(threads: int = 1, piece: int = 3072) -> dict[str, float]:
     """What limits.cc measures: GB/s that one core reads in order (`read_gb_s`), GB/s that `threads` read in pieces of
-    `piece` bytes anywhere (`pieces_gb_s`), and 1e9 products of int8 a second of one core (`products_g_s`)."""
+    `piece` bytes anywhere (`pieces_gb_s`), 1e9 products of int8 a second of one core (`products_g_s`), and with several
+    threads how long a line takes to another core and back (`round_trip_ns`)."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "limits"
         source = Path(__file__).with_name("limits.cc")
