@@ -25,9 +25,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu.context import ORDERS, SERVED
-from benchmarks.cpu.limits import native_limits
-
 LAYERS = 30
 BLOCK = 16
 
@@ -117,7 +114,7 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def step_of(heads: Heads, kv: str, batch: int, context: int, new: int, order: str = SERVED) -> dict[str, Any]:
+def step_of(heads: Heads, kv: str, batch: int, context: int, new: int, order: str) -> dict[str, Any]:
     """Inputs: `batch` requests that add `new` tokens and have `context` then, on pages in that order."""
     import numpy as np
 
@@ -207,6 +204,9 @@ def table(files: list[Path]) -> str:
 
 def main() -> None:
     """Measure and print; with `--json FILE` keep the rows too."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    from benchmarks.cpu.context import ORDERS, SERVED
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kv", choices=["float32", "float16", "int8"], default="float32")
@@ -221,9 +221,9 @@ def main() -> None:
     if args.table:
         print(table(args.table))
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import numpy as np
 
+    from benchmarks.cpu.limits import native_limits
     from optcc.compile.roofline.limits import measure_limits
     from optcc.host import read_cpu
 

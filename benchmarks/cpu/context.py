@@ -5,8 +5,8 @@
 
 All pages are prefilled. Each request has its own: in order, as an engine hands them out that has just started; served,
 as its pool hands them out after hundreds of requests came, grew side by side and went; or anywhere in the pools, which
-is the worst there could be. Ratios are those of a round, median and range of their middle half. An
-artifact's KV type is the recipe's (`quantize.kv`).
+is the worst there could be. Ratios are those of a round, median and range of their middle half. An artifact's KV type
+is the recipe's (`quantize.kv`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,8 +20,10 @@ ISA_SUFFIXES = tuple(f"_{key}.o" for key in build.X86_SETS)
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the library and its objects."""
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        pytest.skip("no C++ compiler")
+    try:
+        build.find_compiler()
+    except build.BuildFailed as error:
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("native")
     # Less inlining leaves more symbols to be found.
     record = build.build(SRC, folder / build.LIBRARY, folder, ["-O1"])

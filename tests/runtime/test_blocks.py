@@ -86,7 +86,7 @@ def test_requests_grow_in_runs_of_their_own() -> None:
     for _ in range(RUN):
         for table in (first, second):
             table += pool.allocate(1, table[-1]) or []
-    # The first ends where the second begins; then the last run is whole, and the second follows itself into it.
+    # The first ends where the second begins and takes the last run; the second then gets what is left of that.
     assert first[:RUN] == list(range(RUN)) and second[:RUN] == list(range(RUN, 2 * RUN))
     assert sorted(first[RUN:] + second[RUN:]) == list(range(2 * RUN, 2 * RUN + 4))
     pool.check([first, second])

@@ -74,8 +74,6 @@ constexpr int64_t scratch_floats(int64_t width) {
 struct AttentionKernel {
   // Floats as float16, to nearest, ties to even.
   void (*narrow)(const float* from, uint16_t* to, int64_t count);
-  // Floats as int8; see int8.h.
-  float (*quantize)(const float* from, int8_t* to, int64_t count);
   // `after` is the piece that the same thread takes next, as far as is known, or null: its first keys are fetched by
   // the way. `scratch` is scratch_floats(width) floats on a cache line.
   void (*attend)(const Attention&, const Piece&, const Piece* after, float* scratch);

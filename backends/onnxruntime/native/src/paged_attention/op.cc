@@ -33,6 +33,7 @@
 #include "cpu.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/rotary.h"
+#include "quantized_linear/kernel.h"
 
 namespace optcc {
 namespace {
@@ -102,6 +103,7 @@ struct Write {
   bool by_channel;
   const Rotary* rotary;  // null: as it is
   const AttentionKernel* kernel;
+  const quantized_linear::Kernels* linear;  // quantizes rows as for a linear, with one scale for all of a row
   float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
 
   void token(int64_t token, int64_t page, int64_t offset) const {
@@ -132,10 +134,12 @@ struct Write {
         stored = row;
       } else {
         stored = rounded;
-        if constexpr (std::is_same_v<To, uint16_t>)
+        if constexpr (std::is_same_v<To, uint16_t>) {
           kernel->narrow(row, rounded, width);
-        else
-          scales[(page * kv_heads + head) * block + offset] = kernel->quantize(row, rounded, width);
+        } else {
+          int32_t sum;  // of the levels; of no use here
+          linear->quantize(row, width, width, rounded, scales + (page * kv_heads + head) * block + offset, &sum);
+        }
       }
       constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
       To* to = blocks + (page * kv_heads + head) * width * block;
@@ -260,13 +264,15 @@ struct PagedAttention {
   int64_t window;
   bool interleaved;
   const AttentionKernel& kernel;
+  const quantized_linear::Kernels& linear;
 
   explicit PagedAttention(const Attributes& attributes)
       : scale(attributes.required_number("scale")),
         softcap(attributes.number("softcap", 0.0f)),
         window(attributes.integer("local_window_size", 0)),
         interleaved(attributes.integer("rotary_interleaved", 0) != 0),
-        kernel(kernel_for(isa())) {
+        kernel(kernel_for(isa())),
+        linear(quantized_linear::kernels_of(isa())) {
     want(window >= 0 && softcap >= 0, "local_window_size and softcap must not be negative");
   }
 
@@ -390,12 +396,12 @@ struct PagedAttention {
       return a.type == KvType::kInt8 && !scaled ? in[i].as<float>() : nullptr;
     };
     std::vector<Write> writes = {
-        {given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, scales(10)},
-        {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, scales(11)}};
+        {given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, &linear, scales(10)},
+        {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, &linear, scales(11)}};
     if (scaled)
       for (size_t i : {8, 9})
         writes.push_back(
-            {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel, nullptr});
+            {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel, &linear, nullptr});
     std::vector<int64_t> owner(static_cast<size_t>(tokens));
     for (int64_t r = 0; r < step.requests; ++r)
       std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);

@@ -6,6 +6,7 @@
 // from the first group to the last, then the bias.
 #pragma once
 
+#include "cpu.h"
 #include "layout.h"
 
 namespace optcc::quantized_linear {
@@ -34,6 +35,9 @@ struct Kernels {
   // The same with activations in float32: x [rows, K].
   void (*floating)(const Layout&, const uint8_t* table, const float* x, const float* bias, float* y, const Part&);
 };
+
+// Those of an instruction set that is built in.
+const Kernels& kernels_of(Isa isa);
 
 extern const Kernels kPortable;
 extern const Kernels kAvx2;

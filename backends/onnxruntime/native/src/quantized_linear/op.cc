@@ -23,7 +23,6 @@
 
 namespace optcc {
 namespace quantized_linear {
-namespace {
 
 const Kernels& kernels_of(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
@@ -38,6 +37,8 @@ const Kernels& kernels_of(Isa isa) {
   (void)isa;
   return kPortable;
 }
+
+namespace {
 
 const Prepare& prepare_of(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
