@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -58,5 +59,6 @@ def _print_step(screen: Console, step: Mapping[str, Any], rows: list[Mapping[str
 def print_sentences(screen: Console, found: Mapping[str, Any]) -> None:
     """What it means, a line each."""
     for sentence in found["sentences"]:
-        screen.print(f"- {sentence}", soft_wrap=True)
+        lines = textwrap.wrap(sentence, screen.width - 2, break_long_words=False, break_on_hyphens=False)
+        screen.print("- " + "\n  ".join(lines), soft_wrap=True)
     screen.print()
