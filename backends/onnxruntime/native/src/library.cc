@@ -28,9 +28,9 @@ OPTCC_EXPORT ort_abi::OrtStatus* RegisterCustomOps(ort_abi::OrtSessionOptions* o
   using namespace optcc;
   api = base->GetApi(kApiVersion);
   if (api == nullptr) {
-    // Too old for version 17, but slot 0 (CreateStatus) has been there since version 1.
+    // Too old for kApiVersion, but slot 0 (CreateStatus) has been there since version 1.
     return base->GetApi(1)->CreateStatus(ORT_NOT_IMPLEMENTED,
-                                         "optcc's operators need ONNX Runtime 1.17 or newer");
+                                         "optcc's operators need ONNX Runtime 1.24 or newer");
   }
   return guarded("optcc", ORT_FAIL, [&] {
     isa();  // refuses an OPTCC_ISA that this machine lacks

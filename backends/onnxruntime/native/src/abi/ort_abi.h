@@ -21,9 +21,12 @@
 
 namespace ort_abi {
 
-// Serves as both the table version we request and OrtCustomOp::version. 17 is the first with
-// KernelContext_ParallelFor; every release from ONNX Runtime 1.17 on accepts it.
-inline constexpr uint32_t kApiVersion = 17;
+// The table version we request. 24 is the first with GetTensorElementTypeAndShapeDataReference; every release from
+// ONNX Runtime 1.24 on accepts it.
+inline constexpr uint32_t kApiVersion = 24;
+
+// OrtCustomOp::version.
+inline constexpr uint32_t kCustomOpVersion = 17;
 
 // Objects that ONNX Runtime owns; we only ever hold pointers to them.
 struct OrtCustomOpDomain;
@@ -32,7 +35,6 @@ struct OrtKernelInfo;
 struct OrtSessionOptions;
 struct OrtShapeInferContext;
 struct OrtStatus;  // nullptr means success
-struct OrtTensorTypeAndShapeInfo;
 struct OrtValue;
 struct OrtCustomOp;
 

@@ -75,7 +75,7 @@ void want(bool ok, const char* message) {
 bool absent(const Tensor& tensor) { return tensor.data == nullptr && tensor.type == ANY; }
 
 bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
-  return tensor.data != nullptr && tensor.shape == std::vector<int64_t>(shape);
+  return tensor.data != nullptr && tensor.shape == shape;
 }
 
 // The step: where each request's tokens, keys and pages are.
@@ -335,7 +335,7 @@ struct PagedAttention {
       given.rotary = {cos.as<float>(), sin.as<float>(), half, width, interleaved};
     }
     want(absent(in[14]) || has_shape(in[14], {heads}), "sinks must be [H]");
-    std::vector<int64_t> shape = q.shape;
+    std::vector<int64_t> shape = q.shape.copy();
     if (joined) shape.back() = heads * width;
     Attention a{};
     a.q = q.as<float>();

@@ -23,12 +23,13 @@ struct QuantizedEmbedding {
   explicit QuantizedEmbedding(const Attributes& attributes) : layout(read_layout(attributes)) {}
 
   void compute(Context& context) const {
-    Tensor ids = context.input(0);
+    const Tensor ids = context.input(0);
     const uint8_t* table = read_table(context.input(1), layout);
     int64_t count = 1;
     for (const int64_t extent : ids.shape) count *= extent;
-    ids.shape.push_back(layout.inputs);
-    float* y = context.output(0, ids.shape).as<float>();
+    std::vector<int64_t> shape = ids.shape.copy();
+    shape.push_back(layout.inputs);
+    float* y = context.output(0, shape).as<float>();
     for (int64_t i = 0; i < count; i++) {
       const int64_t id = ids.as<int64_t>()[i];
       if (id < 0 || id >= layout.outputs)

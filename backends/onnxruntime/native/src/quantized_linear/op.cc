@@ -142,9 +142,9 @@ struct QuantizedLinear {
       throw std::invalid_argument("norm_weight comes with prepare = rms_norm, and residual only with both");
     if (norm && (weight.shape.size() != 1 || weight.shape[0] != layout.inputs))
       throw std::invalid_argument("norm_weight must be [" + std::to_string(layout.inputs) + "]");
-    if (residual.data != nullptr && residual.shape != x.shape)
+    if (residual.data != nullptr && !(residual.shape == x.shape))
       throw std::invalid_argument("residual must be of x's shape");
-    shape = x.shape;
+    shape = x.shape.copy();
     Source from{x.as<float>(), weight.as<float>(), residual.as<float>(), nullptr, 1};
     for (size_t i = 0; i + 1 < shape.size(); i++) from.rows *= shape[i];
     if (residual.data != nullptr) from.total = context.output(1, shape).as<float>();

@@ -93,23 +93,15 @@ inline float reduce_add(V x) {
   return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
 }
 
-// r[i][j] becomes r[j][i].
-inline void transpose(V* r) {
-  V t[8], u[8];
-  for (int i = 0; i < 4; ++i) {
-    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
-    u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
-    u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
-    u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-    r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-  }
+// Lane i is r[i]'s lanes, put together in the order of reduce_max and reduce_add.
+template <V (*Op)(V, V)>
+inline V reduce_each(const V* r) {
+  V t[4];
+  for (int i = 0; i < 4; ++i)
+    t[i] = Op(_mm256_permute2f128_ps(r[i], r[i + 4], 0x20), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+  const V x = Op(_mm256_unpacklo_ps(t[0], t[2]), _mm256_unpackhi_ps(t[0], t[2]));
+  const V y = Op(_mm256_unpacklo_ps(t[1], t[3]), _mm256_unpackhi_ps(t[1], t[3]));
+  return Op(_mm256_unpacklo_ps(x, y), _mm256_unpackhi_ps(x, y));
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }

@@ -96,14 +96,11 @@ inline float larger(float a, float b) { return a > b ? a : b; }
 inline float reduce_max(V x) { return larger(larger(x[0], x[2]), larger(x[1], x[3])); }
 inline float reduce_add(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
-// r[i][j] becomes r[j][i].
-inline void transpose(V* r) {
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < i; ++j) {
-      const float held = r[i][j];
-      r[i][j] = r[j][i];
-      r[j][i] = held;
-    }
+// Lane i is r[i]'s lanes, put together in the order of reduce_max and reduce_add.
+template <V (*Op)(V, V)>
+inline V reduce_each(const V* r) {
+  const auto lane = [r](int i) { return V{r[0][i], r[1][i], r[2][i], r[3][i]}; };
+  return Op(Op(lane(0), lane(2)), Op(lane(1), lane(3)));
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
