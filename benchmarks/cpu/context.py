@@ -55,7 +55,7 @@ class Cost:
 
 def served(requests: int, pages: int, rng: np.random.Generator) -> npt.NDArray[np.int32]:
     """Pages [requests, pages] of a pool that has served: prompts and answers of all lengths, each a page at a time."""
-    pool = BlockPool(int(requests * pages * SLACK))
+    pool = BlockPool(int(requests * pages * SLACK) + 1)  # one more than a single page of a single request
     live: list[tuple[list[int], int]] = []
     whole: list[list[int]] = []
     gone = 0
@@ -127,7 +127,7 @@ def measure(
 ) -> list[Cost]:
     """All contexts in turn, `rounds` times."""
     spec = executor.spec
-    executor.bind(int(requests * spec.blocks_for(max(contexts)) * SLACK))
+    executor.bind(int(requests * spec.blocks_for(max(contexts)) * SLACK) + 1)
     batches = [batch_of(spec, requests, context, i, order) for i, context in enumerate(contexts)]
     fill(executor, batches[int(np.argmax(contexts))])
     for batch in batches:

@@ -165,13 +165,25 @@ def test_shared_pages(isa: str) -> None:
         np.testing.assert_array_equal(rest[r], alone[r][32:])
 
 
-def test_instruction_sets_agree() -> None:
-    """Not bit for bit, but within rounding."""
-    lengths, rows = [300, 40], []
-    for isa in ISAS:
-        rows.append(np.concatenate(Texts(Form(isa=isa), lengths).play([dict(enumerate(lengths))])))
-    for other in rows[1:]:
-        assert_close(other, rows[0], BARS["float32"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("readers", [1, 40])
+def test_pages_that_another_request_writes_in_the_same_step(readers: int, kind: str, isa: str) -> None:
+    """The last request of a step writes what all others read: they see it, as if it had been written before."""
+    form = Form(heads=4, kv_heads=2, width=48, kind=kind, isa=isa, threads=2)
+    lengths = [form.block] + [700] * readers  # more work, which is begun first
+    others = range(1, 1 + readers)
+
+    def played(*steps: dict[int, int]) -> list[np.ndarray]:
+        texts = Texts(form, lengths, shared=1)
+        texts.done = [0] + [form.block] * readers
+        return texts.play(steps)
+
+    own, last = dict.fromkeys(others, 699 - form.block), dict.fromkeys(others, 1)
+    found = played(own, last | {0: form.block})
+    wanted = played({0: form.block}, own, last)
+    for r in others:
+        np.testing.assert_array_equal(found[r][-1].view(np.int32), wanted[r][-1].view(np.int32))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -49,12 +49,13 @@ struct Piece {
   int64_t token;         // the first one's row in q
   int64_t position;      // and its position in the request
   int64_t head;          // the first one
-  int64_t kv_head;     // the first one
-  int tokens, heads;   // `heads` in each KV head
-  int groups;          // KV heads; tokens * heads * groups is at most kMaxRows
-  int64_t first_key;  // a multiple of kSegment
+  int64_t kv_head;       // the first one
+  int tokens, heads;     // `heads` in each KV head
+  int groups;            // KV heads; tokens * heads * groups is at most kMaxRows
+  bool whole;            // all that the step adds to these KV heads of the request, and all of their query heads
+  int64_t first_key;     // a multiple of kSegment
   int64_t end_key;
-  float* partial;  // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
+  float* partial;        // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
 };
 
 // Where channel i of key j lies in what one KV head has in a block, of `count` channels and `columns` keys; of values, i

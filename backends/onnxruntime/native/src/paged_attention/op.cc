@@ -18,29 +18,24 @@
 // all), softcap (float, 0: none), rotary_interleaved (int, 1: neighbouring channels are pairs, not those half of D apart).
 //
 // Token i of a request with n tokens in the step stands at position kv_length - n + i and sees the keys up to its own.
-// A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node.
-
-#include <string.h>
+// A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node. Who
+// attends to what a request adds writes it, if nobody else reads it in this step (write.h, step.h).
 
 #include <algorithm>
-#include <memory>
-#include <string>
-#include <thread>
-#include <type_traits>
 #include <vector>
 
 #include "abi/ort_op.h"
 #include "cpu.h"
 #include "paged_attention/kernel.h"
-#include "paged_attention/rotary.h"
+#include "paged_attention/pieces.h"
+#include "paged_attention/step.h"
+#include "paged_attention/write.h"
 #include "quantized_linear/kernel.h"
 
 namespace optcc {
 namespace {
 
-constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
-constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
-constexpr int64_t kWritten = 16;      // tokens whose keys one piece writes
+constexpr int64_t kWritten = 16;  // tokens that are written together
 
 const AttentionKernel& kernel_for(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
@@ -78,180 +73,6 @@ bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
   return tensor.data != nullptr && tensor.shape == shape;
 }
 
-// The step: where each request's tokens, keys and pages are.
-struct Step {
-  const int32_t *starts, *lengths, *table;
-  int64_t requests, columns;
-
-  int64_t count(int64_t r) const { return starts[r + 1] - starts[r]; }
-  int64_t position(int64_t r) const { return lengths[r] - count(r); }
-  const int32_t* pages(int64_t r) const { return table + r * columns; }
-};
-
-// Rows of a step: one per token, `stride` values apart.
-struct Rows {
-  void* first;
-  int64_t stride;
-};
-
-// What this step adds to a pool, and the order of a block there: keys and scales lie channel by channel, values
-// token by token (kernel.h).
-struct Write {
-  Rows from;
-  const Tensor* pool;
-  int64_t kv_heads, width, block;
-  bool by_channel;
-  const Rotary* rotary;  // null: as it is
-  const AttentionKernel* kernel;
-  const quantized_linear::Kernels* linear;  // quantizes rows as for a linear, with one scale for all of a row
-  float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
-
-  void token(int64_t token, int64_t page, int64_t offset) const {
-    switch (pool->type) {
-      case HALF:
-        return copy<float>(token, page, offset, pool->as<uint16_t>());
-      case INT8:
-        return scales != nullptr ? copy<float>(token, page, offset, pool->as<int8_t>())
-                                 : copy<int8_t>(token, page, offset, pool->as<int8_t>());
-      default:
-        return copy<float>(token, page, offset, pool->as<float>());
-    }
-  }
-
- private:
-  template <class From, class To>
-  void copy(int64_t token, int64_t page, int64_t offset, To* blocks) const {
-    From turned[kMaxWidth];
-    To rounded[kMaxWidth];
-    const From* next = static_cast<const From*>(from.first) + token * from.stride;
-    for (int64_t head = 0; head < kv_heads; ++head, next += width) {
-      const From* row = next;
-      if constexpr (std::is_same_v<From, float>) {
-        if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
-      }
-      const To* stored;
-      if constexpr (std::is_same_v<From, To>) {
-        stored = row;
-      } else {
-        stored = rounded;
-        if constexpr (std::is_same_v<To, uint16_t>) {
-          kernel->narrow(row, rounded, width);
-        } else {
-          int32_t sum;  // of the levels; of no use here
-          linear->quantize(row, width, width, rounded, scales + (page * kv_heads + head) * block + offset, &sum);
-        }
-      }
-      constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
-      To* to = blocks + (page * kv_heads + head) * width * block;
-      if (by_channel) {
-        int64_t c = 0;
-        for (; kEach == 2 && c + 2 <= width; c += 2) memcpy(to + c * block + 2 * offset, stored + c, 2 * sizeof(To));
-        for (; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
-      } else {
-        for (int64_t c = 0; c < width; ++c) to[place_in_block(offset, c, block, width, kEach)] = stored[c];
-      }
-    }
-  }
-};
-
-// The step's queries, keys and values as they came, and where queries go that can't be used so.
-struct Given {
-  Rows q, k, v;
-  Rotary rotary;   // of half 0: none
-  float* queries;  // [T, H, C], or null: they can be used as they came
-
-  void query(const Attention& a, int64_t token) const {
-    const float* row = static_cast<const float*>(q.first) + token * q.stride;
-    float* to = queries + token * a.heads * a.width;
-    if (rotary.half == 0) {
-      std::copy_n(row, a.heads * a.width, to);
-      return;
-    }
-    for (int64_t head = 0; head < a.heads; ++head) rotary.turn(token, row + head * a.width, to + head * a.width);
-  }
-};
-
-// Pieces that are segments of one, and where their results are put together.
-struct Cut {
-  size_t first;
-  int segments;
-};
-
-int64_t rows_of(const Piece& u) { return static_cast<int64_t>(u.groups) * u.tokens * u.heads; }
-
-int64_t work_of(const Piece& u) {
-  return rows_of(u) * (u.end_key - u.first_key);
-}
-
-// So many keep the threads busy. How many of them the session has it doesn't tell; not more than the machine.
-size_t enough_pieces() {
-  static const size_t found = kPiecesEach * std::max(1u, std::thread::hardware_concurrency());
-  return found;
-}
-
-// Tokens by tokens, and all KV heads together where a request has few: they lie side by side in each block, and memory
-// is read at its full rate only in such lengths.
-std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool together) {
-  std::vector<Piece> found;
-  const int64_t shared = a.heads / a.kv_heads;
-  const int64_t heads = std::min<int64_t>(shared, kMaxRows);
-  const int64_t tokens = std::max<int64_t>(1, kMaxRows / heads);
-  for (int64_t r = 0; r < step.requests; ++r)
-    for (int64_t t = 0; t < step.count(r); t += tokens) {
-      Piece u{};
-      u.tokens = static_cast<int>(std::min(tokens, step.count(r) - t));
-      const int64_t fit = kMaxRows / (u.tokens * heads);
-      const int64_t groups = together && heads == shared && u.tokens * heads <= kFewRows ? fit : 1;
-      for (int64_t h = 0; h < a.heads; h += u.heads * u.groups) {
-        u.heads = static_cast<int>(std::min(heads, (h / shared + 1) * shared - h));
-        u.groups = static_cast<int>(std::min(groups, (a.heads - h) / u.heads));
-        u.table = step.pages(r);
-        u.token = step.starts[r] + t;
-        u.position = step.position(r) + t;
-        u.head = h;
-        u.kv_head = h / shared;
-        u.end_key = u.position + u.tokens;
-        if (a.window > 0 && u.position >= a.window)
-          u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
-        found.push_back(u);
-      }
-    }
-  return found;
-}
-
-// Floats of one segment's results.
-int64_t stride_of(const Attention& a, const Piece& u) {
-  return rows_of(u) * partial_floats(a.width);
-}
-
-// Cuts long pieces at segments. A row's arithmetic is the same either way; only who computes it changes.
-std::vector<Cut> cut(const Attention& a, std::vector<Piece>& pieces, std::unique_ptr<float[]>& partials) {
-  std::vector<Cut> cuts;
-  std::vector<Piece> made;
-  size_t floats = 0;
-  for (const Piece& u : pieces) {
-    const int segments = static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
-    if (segments > 1) {
-      cuts.push_back({made.size(), segments});
-      floats += static_cast<size_t>(segments * stride_of(a, u));
-    }
-    for (int i = 0; i < segments; ++i) {
-      Piece part = u;
-      if (segments > 1) {
-        part.first_key = u.first_key + static_cast<int64_t>(i) * kSegment;
-        part.end_key = std::min(u.end_key, part.first_key + kSegment);
-      }
-      made.push_back(part);
-    }
-  }
-  partials.reset(new float[floats]);  // not zeroed: each is written before it is read
-  float* at = partials.get();
-  for (const Cut& c : cuts)
-    for (int i = 0; i < c.segments; ++i, at += stride_of(a, made[c.first])) made[c.first + i].partial = at;
-  pieces.swap(made);
-  return cuts;
-}
-
 struct PagedAttention {
   static constexpr const char* kName = "PagedAttention";
   static constexpr Port kInputs[] = {{FLOAT}, {ANY, kOptional}, {ANY, kOptional}, {ANY}, {ANY},
@@ -282,8 +103,7 @@ struct PagedAttention {
     Given given{};
     const Attention a = attention(context, in, given);
     const Step step = checked_step(in);
-    write_pages(context, in, a, step, given);
-    attend(context, a, step);
+    attend(context, a, step, writer(in, a, given), shares_new_pages(step, a.block, in[3].shape[0]));
   }
 
  private:
@@ -386,67 +206,69 @@ struct PagedAttention {
     return step;
   }
 
-  // Keys and values to their pages, and queries to where they are read.
-  void write_pages(Context& context, const Tensor* in, const Attention& a, const Step& step,
-                   const Given& given) const {
-    const int64_t tokens = tokens_of(in);
+  Writer writer(const Tensor* in, const Attention& a, const Given& given) const {
     const Rotary* rotary = given.rotary.half > 0 ? &given.rotary : nullptr;
     const bool scaled = in[8].data != nullptr;
     const auto scales = [&](size_t i) {
       return a.type == KvType::kInt8 && !scaled ? in[i].as<float>() : nullptr;
     };
-    std::vector<Write> writes = {
-        {given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, &linear, scales(10)},
-        {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, &linear, scales(11)}};
+    Writer made{a, given,
+                {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, &linear, scales(10)},
+                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, &linear, scales(11)}}};
     if (scaled)
       for (size_t i : {8, 9})
-        writes.push_back(
+        made.writes.push_back(
             {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel, &linear, nullptr});
-    std::vector<int64_t> owner(static_cast<size_t>(tokens));
-    for (int64_t r = 0; r < step.requests; ++r)
-      std::fill(owner.begin() + step.starts[r], owner.begin() + step.starts[r + 1], r);
-    const auto some = [&](size_t part) {
-      const int64_t first = static_cast<int64_t>(part) * kWritten;
-      for (int64_t t = first; t < std::min(tokens, first + kWritten); ++t) {
-        if (given.queries != nullptr) given.query(a, t);
-        const int64_t r = owner[static_cast<size_t>(t)], position = step.position(r) + t - step.starts[r];
-        for (const Write& write : writes) write.token(t, step.pages(r)[position / a.block], position % a.block);
-      }
-    };
-    const size_t parts = static_cast<size_t>((tokens + kWritten - 1) / kWritten);
-    if (parts > 1)
-      context.parallel_for(parts, some);
-    else if (parts > 0)
-      some(0);
+    return made;
   }
 
-  void attend(Context& context, const Attention& a, const Step& step) const {
-    std::vector<Piece> pieces = pieces_of(a, step, true);
-    if (pieces.size() < enough_pieces()) pieces = pieces_of(a, step, false);
-    std::unique_ptr<float[]> partials;
-    std::vector<Cut> cuts;
-    if (pieces.size() < enough_pieces()) cuts = cut(a, pieces, partials);
-    int64_t work = 0;
-    std::vector<size_t> order(pieces.size());
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      order[i] = i;
-      work += work_of(pieces[i]);
+  // What is written before anything is attended to: what several pieces see.
+  static void write_first(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer) {
+    struct Part {
+      const int32_t* table;
+      int64_t token, position, count;
+    };
+    std::vector<Part> parts;
+    int64_t seen = -1;
+    for (const Piece& u : pieces.all) {
+      if (u.whole || u.token == seen) continue;  // or with other heads or keys
+      seen = u.token;
+      for (int64_t t = 0; t < u.tokens; t += kWritten)
+        parts.push_back({u.table, u.token + t, u.position + t, std::min(kWritten, u.tokens - t)});
     }
+    const auto write = [&](size_t i) {
+      const Part& part = parts[i];
+      writer.some(part.table, part.token, part.position, part.count, {0, a.heads}, {0, a.kv_heads});
+    };
+    if (parts.size() > 1)
+      context.parallel_for(parts.size(), write);
+    else if (parts.size() == 1)
+      write(0);
+  }
+
+  // `apart`: all is written before anything is attended to.
+  void attend(Context& context, const Attention& a, const Step& step, const Writer& writer, bool apart) const {
+    Pieces pieces(a, step);
+    if (apart)
+      for (Piece& u : pieces.all) u.whole = false;
+    write_first(context, a, pieces, writer);
     const int64_t floats = scratch_floats(a.width);
     const auto run = [&](size_t i) {
-      const Piece* after = i + 1 < pieces.size() ? &pieces[order[i + 1]] : nullptr;
-      kernel.attend(a, pieces[order[i]], after, scratch(floats));
+      const Piece& u = pieces.all[pieces.order[i]];
+      if (u.whole)
+        writer.some(u.table, u.token, u.position, u.tokens, {u.head, u.head + u.heads * u.groups},
+                    {u.kv_head, u.kv_head + u.groups});
+      const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
+      kernel.attend(a, u, after, scratch(floats));
     };
-    if (work * a.width < kInline) {
-      for (size_t i = 0; i < pieces.size(); ++i) run(i);
-    } else {
-      // The longest first: what is left at the end is short.
-      std::stable_sort(order.begin(), order.end(),
-                       [&](size_t x, size_t y) { return work_of(pieces[x]) > work_of(pieces[y]); });
-      context.parallel_for(pieces.size(), run);
+    if (pieces.one_by_one)
+      for (size_t i = 0; i < pieces.all.size(); ++i) run(i);
+    else
+      context.parallel_for(pieces.all.size(), run);
+    for (const Cut& c : pieces.cuts) {
+      const Piece& u = pieces.all[c.first];
+      kernel.merge(a, u, c.segments, stride_of(a, u), scratch(floats));
     }
-    for (const Cut& c : cuts)
-      kernel.merge(a, pieces[c.first], c.segments, stride_of(a, pieces[c.first]), scratch(floats));
   }
 };
 

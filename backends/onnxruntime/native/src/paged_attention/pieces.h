@@ -1,0 +1,121 @@
+// How a step's work is shared out. A row's arithmetic is the same either way; only who computes it changes.
+
+#pragma once
+
+#include <stdint.h>
+
+#include <algorithm>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "paged_attention/kernel.h"
+#include "paged_attention/step.h"
+
+namespace optcc {
+
+constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
+constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
+
+// Pieces that are segments of one, and where their results are put together.
+struct Cut {
+  size_t first;
+  int segments;
+};
+
+inline int64_t rows_of(const Piece& u) { return static_cast<int64_t>(u.groups) * u.tokens * u.heads; }
+
+inline int64_t work_of(const Piece& u) { return rows_of(u) * (u.end_key - u.first_key); }
+
+// Floats of one segment's results.
+inline int64_t stride_of(const Attention& a, const Piece& u) { return rows_of(u) * partial_floats(a.width); }
+
+// So many keep the threads busy. How many of them the session has it doesn't tell; not more than the machine.
+inline size_t enough_pieces() {
+  static const size_t found = kPiecesEach * std::max(1u, std::thread::hardware_concurrency());
+  return found;
+}
+
+// Tokens by tokens, and all KV heads together where a request has few: they lie side by side in each block, and memory
+// is read at its full rate only in such lengths.
+inline std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool together) {
+  std::vector<Piece> found;
+  const int64_t shared = a.heads / a.kv_heads;
+  const int64_t heads = std::min<int64_t>(shared, kMaxRows);
+  const int64_t tokens = std::max<int64_t>(1, kMaxRows / heads);
+  for (int64_t r = 0; r < step.requests; ++r)
+    for (int64_t t = 0; t < step.count(r); t += tokens) {
+      Piece u{};
+      u.tokens = static_cast<int>(std::min(tokens, step.count(r) - t));
+      const int64_t fit = kMaxRows / (u.tokens * heads);
+      const int64_t groups = together && heads == shared && u.tokens * heads <= kFewRows ? fit : 1;
+      for (int64_t h = 0; h < a.heads; h += u.heads * u.groups) {
+        u.heads = static_cast<int>(std::min(heads, (h / shared + 1) * shared - h));
+        u.groups = static_cast<int>(std::min(groups, (a.heads - h) / u.heads));
+        u.table = step.pages(r);
+        u.token = step.starts[r] + t;
+        u.position = step.position(r) + t;
+        u.head = h;
+        u.kv_head = h / shared;
+        u.end_key = u.position + u.tokens;
+        if (a.window > 0 && u.position >= a.window)
+          u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
+        u.whole = heads == shared && u.tokens == step.count(r);
+        found.push_back(u);
+      }
+    }
+  return found;
+}
+
+// A step's pieces.
+struct Pieces {
+  std::vector<Piece> all;
+  std::vector<size_t> order;  // in which they are taken
+  std::vector<Cut> cuts;
+  std::unique_ptr<float[]> partials;  // of segments
+  bool one_by_one;                    // on the thread that asks
+
+  Pieces(const Attention& a, const Step& step) : all(pieces_of(a, step, true)) {
+    int64_t work = 0;
+    for (const Piece& u : all) work += work_of(u);
+    one_by_one = work * a.width < kInline;
+    if (!one_by_one && all.size() < enough_pieces()) all = pieces_of(a, step, false);
+    if (!one_by_one && all.size() < enough_pieces()) cut(a);
+    order.resize(all.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+    // The longest first: what is left at the end is short.
+    if (!one_by_one)
+      std::stable_sort(order.begin(), order.end(),
+                       [&](size_t x, size_t y) { return work_of(all[x]) > work_of(all[y]); });
+  }
+
+ private:
+  // Cuts long pieces at segments.
+  void cut(const Attention& a) {
+    std::vector<Piece> made;
+    size_t floats = 0;
+    for (const Piece& u : all) {
+      const int segments = static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
+      if (segments > 1) {
+        cuts.push_back({made.size(), segments});
+        floats += static_cast<size_t>(segments * stride_of(a, u));
+      }
+      for (int i = 0; i < segments; ++i) {
+        Piece part = u;
+        if (segments > 1) {
+          part.whole = false;
+          part.first_key = u.first_key + static_cast<int64_t>(i) * kSegment;
+          part.end_key = std::min(u.end_key, part.first_key + kSegment);
+        }
+        made.push_back(part);
+      }
+    }
+    partials.reset(new float[floats]);  // not zeroed: each is written before it is read
+    float* at = partials.get();
+    for (const Cut& c : cuts)
+      for (int i = 0; i < c.segments; ++i, at += stride_of(a, made[c.first])) made[c.first + i].partial = at;
+    all.swap(made);
+  }
+};
+
+}  // namespace optcc

@@ -1,0 +1,124 @@
+// A step's keys and values go to their pages, and its queries to where they are read.
+
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "abi/ort_op.h"
+#include "paged_attention/kernel.h"
+#include "paged_attention/rotary.h"
+#include "paged_attention/step.h"
+#include "quantized_linear/kernel.h"
+
+namespace optcc {
+
+// Rows of a step: one per token, `stride` values apart.
+struct Rows {
+  void* first;
+  int64_t stride;
+};
+
+// Heads, or KV heads, of a token.
+struct Range {
+  int64_t first, end;
+};
+
+// What this step adds to a pool, and the order of a block there: keys and scales lie channel by channel, values
+// token by token (kernel.h).
+struct Write {
+  Rows from;
+  const Tensor* pool;
+  int64_t kv_heads, width, block;
+  bool by_channel;
+  const Rotary* rotary;  // null: as it is
+  const AttentionKernel* kernel;
+  const quantized_linear::Kernels* linear;  // quantizes rows as for a linear, with one scale for all of a row
+  float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
+
+  void token(int64_t token, int64_t page, int64_t offset, Range heads) const {
+    switch (pool->type) {
+      case HALF:
+        return copy<float>(token, page, offset, heads, pool->as<uint16_t>());
+      case INT8:
+        return scales != nullptr ? copy<float>(token, page, offset, heads, pool->as<int8_t>())
+                                 : copy<int8_t>(token, page, offset, heads, pool->as<int8_t>());
+      default:
+        return copy<float>(token, page, offset, heads, pool->as<float>());
+    }
+  }
+
+ private:
+  template <class From, class To>
+  void copy(int64_t token, int64_t page, int64_t offset, Range heads, To* blocks) const {
+    From turned[kMaxWidth];
+    To rounded[kMaxWidth];
+    const From* next = static_cast<const From*>(from.first) + token * from.stride + heads.first * width;
+    for (int64_t head = heads.first; head < heads.end; ++head, next += width) {
+      const From* row = next;
+      if constexpr (std::is_same_v<From, float>) {
+        if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
+      }
+      const To* stored;
+      if constexpr (std::is_same_v<From, To>) {
+        stored = row;
+      } else {
+        stored = rounded;
+        if constexpr (std::is_same_v<To, uint16_t>) {
+          kernel->narrow(row, rounded, width);
+        } else {
+          int32_t sum;  // of the levels; of no use here
+          linear->quantize(row, width, width, rounded, scales + (page * kv_heads + head) * block + offset, &sum);
+        }
+      }
+      constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
+      To* to = blocks + (page * kv_heads + head) * width * block;
+      if (by_channel) {
+        int64_t c = 0;
+        for (; kEach == 2 && c + 2 <= width; c += 2) memcpy(to + c * block + 2 * offset, stored + c, 2 * sizeof(To));
+        for (; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
+      } else {
+        for (int64_t c = 0; c < width; ++c) to[place_in_block(offset, c, block, width, kEach)] = stored[c];
+      }
+    }
+  }
+};
+
+// The step's queries, keys and values as they came, and where queries go that can't be used so.
+struct Given {
+  Rows q, k, v;
+  Rotary rotary;   // of half 0: none
+  float* queries;  // [T, H, C], or null: they can be used as they came
+
+  void query(const Attention& a, int64_t token, Range heads) const {
+    const float* row = static_cast<const float*>(q.first) + token * q.stride;
+    float* to = queries + token * a.heads * a.width;
+    if (rotary.half == 0) {
+      std::copy(row + heads.first * a.width, row + heads.end * a.width, to + heads.first * a.width);
+      return;
+    }
+    for (int64_t head = heads.first; head < heads.end; ++head)
+      rotary.turn(token, row + head * a.width, to + head * a.width);
+  }
+};
+
+// Writes some tokens of a request in some heads.
+struct Writer {
+  const Attention& attention;
+  const Given& given;
+  std::vector<Write> writes;
+
+  void some(const int32_t* table, int64_t token, int64_t position, int64_t count, Range heads, Range kv_heads) const {
+    const int64_t block = attention.block;
+    for (const int64_t end = token + count; token < end; ++token, ++position) {
+      if (given.queries != nullptr) given.query(attention, token, heads);
+      for (const Write& write : writes) write.token(token, table[position / block], position % block, kv_heads);
+    }
+  }
+};
+
+}  // namespace optcc
