@@ -4,12 +4,14 @@
     python -m benchmarks.cpu.attention --table FILE...
 
 A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
-it. Before each run the caches are filled with something else, as a layer's weights would. The limits are measured in
-the same process as a report's roofline does: reading memory in order, and products of matrices, of float32, or for int8
-caches of int16, of which a processor does half as many as of int8. A call's limit is the slower of its bytes at the one
-and its products at the other; `of limit` is that time by the best one measured, which on a shared machine is the
-steadier. Pages lie as an engine's pool hands them out after it has served for a while, or in order, or anywhere
-(`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is measured too.
+it. Before each run 128 MB are read in order, which empties the caches as a layer's weights would, and says what the
+memory gives at that time: the most of some reads before and after, for on a shared machine it goes up and down by half
+within minutes. The other limit is that of
+products of matrices, of float32, or for int8 caches of int16, of which a processor does half as many as of int8,
+measured once as a report's roofline does. A call's limit is the slower of its bytes at the one and its products at the
+other, and `of limit` the median of that time by what the call took, run by run. Pages lie as an engine's pool hands
+them out after it has served for a while, or in order, or anywhere (`benchmarks.cpu.context`). Those anywhere take
+longer to read than memory in order; that rate is measured too.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 
 LAYERS = 30
 BLOCK = 16
+AROUND = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Row:
     median_us: float
     bytes: int
     flops: int
-    limit_us: float
+    read_gb_s: float
+    """Median of what memory gave."""
     of_limit: float
 
 
@@ -155,29 +159,47 @@ def step_of(heads: Heads, kv: str, batch: int, context: int, new: int, order: st
     return inputs
 
 
-def timed(work: Callable[[], Any], before: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Best and median seconds of a call."""
-    found: list[float] = []
+class Memory:
+    """Bytes that lie in order, more than caches hold; how fast they are read."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._bytes = torch.ones(32 << 20)
+
+    def rate(self) -> float:
+        """Bytes a second, now."""
+        start = time.perf_counter()
+        self._bytes.sum()
+        return self._bytes.nbytes / (time.perf_counter() - start)
+
+
+def timed(work: Callable[[], Any], memory: Memory, seconds: float) -> list[tuple[float, float]]:
+    """Seconds of each call, and bytes a second that memory gave around it at most."""
+    took: list[float] = []
+    rates: list[float] = []
     work()
+    memory.rate()
     end = time.perf_counter() + seconds
-    while len(found) < 5 or (time.perf_counter() < end and len(found) < 200):
-        before()
+    while len(took) < AROUND or (time.perf_counter() < end and len(took) < 200):
+        rates.append(memory.rate())
         start = time.perf_counter()
         work()
-        found.append(time.perf_counter() - start)
-    return min(found), statistics.median(found)
+        took.append(time.perf_counter() - start)
+    return [(own, max(rates[max(0, i - AROUND) : i + AROUND + 1])) for i, own in enumerate(took)]
 
 
 def measure(
-    session: Any, inputs: dict[str, Any], flush: Callable[[], Any], seconds: float
-) -> tuple[float, float]:
-    """Best and median seconds of one attention."""
+    session: Any, inputs: dict[str, Any], memory: Memory, seconds: float
+) -> list[tuple[float, float]]:
+    """Seconds of one attention, and bytes a second that memory gave around it at most, of each run."""
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     binding.bind_output(f"out_{LAYERS - 1}")
-    best, median = timed(lambda: session.run_with_iobinding(binding), flush, seconds)
-    return best / LAYERS, median / LAYERS
+    runs = timed(lambda: session.run_with_iobinding(binding), memory, seconds)
+    return [(took / LAYERS, rate) for took, rate in runs]
 
 
 def table(files: list[Path]) -> str:
@@ -191,12 +213,16 @@ def table(files: list[Path]) -> str:
     lines = [
         "| | " + " | ".join(titles) + " |",
         "|---|" + "--:|" * len(runs),
-        "| reads, GB/s | " + " | ".join(f"{run['bandwidth'] / 1e9:.1f}" for run in runs) + " |",
+        "| reads, GB/s | "
+        + " | ".join(
+            f"{min(r.read_gb_s for r in own):.0f} to {max(r.read_gb_s for r in own):.0f}" for own in rows
+        )
+        + " |",
         "| reads pages anywhere, GB/s | " + " | ".join(f"{run['pages'] / 1e9:.1f}" for run in runs) + " |",
         "| products, GFLOP/s | " + " | ".join(f"{run['flops'] / 1e9:.0f}" for run in runs) + " |",
     ]
     for same in zip(*rows):
-        shares = (f"{r.best_us:.0f} µs, {100 * r.of_limit:.0f} %" for r in same)
+        shares = (f"{r.median_us:.0f} µs, {100 * r.of_limit:.0f} %" for r in same)
         r = same[0]
         lines.append(f"| {r.mode}, batch {r.batch}, context {r.context} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
@@ -221,28 +247,17 @@ def main() -> None:
     if args.table:
         print(table(args.table))
         return
-    import numpy as np
-
     from benchmarks.cpu.limits import native_limits
     from optcc.compile.roofline.limits import measure_limits
     from optcc.host import read_cpu
 
     heads = Heads(*(int(part) for part in args.heads.split(",")))
     machine = measure_limits(args.threads)
-    bandwidth = machine.read_gb_s * 1e9
     arithmetic = 1e9 * (machine.int8_gops / 2 if args.kv == "int8" else machine.fp32_gops)
     value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width
     anywhere = 1e9 * native_limits(args.threads, BLOCK * heads.kv * value)["pieces_gb_s"]
-    print(
-        f"{args.threads} threads: reads {bandwidth / 1e9:.1f} GB/s, pages anywhere {anywhere / 1e9:.1f} GB/s, "
-        f"{arithmetic / 1e9:.0f} GFLOP/s"
-    )
-    session = graph(heads, args.kv, args.threads)
-    other = np.zeros(16 << 20, np.float32)
-
-    def flush() -> None:
-        other[:] += 1
-
+    print(f"{args.threads} threads: pages anywhere {anywhere / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
+    session, memory = graph(heads, args.kv, args.threads), Memory(args.threads)
     value += 4 if args.kv == "int8" else 0  # a scale
     plans = [("decode", batch, context, 1) for batch in (1, 8, 16) for context in (128, 512, 2048)]
     plans += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 512)]
@@ -251,27 +266,29 @@ def main() -> None:
         pairs = batch * sum(range(context - new + 1, context + 1))
         size = 2 * batch * context * heads.kv * value
         flops = 4 * pairs * heads.query * heads.width
-        best, median = measure(
-            session, step_of(heads, args.kv, batch, context, new, args.pages), flush, args.seconds
+        runs = measure(
+            session, step_of(heads, args.kv, batch, context, new, args.pages), memory, args.seconds
         )
-        limit = max(size / bandwidth, flops / arithmetic)
+        best, median = min(took for took, _ in runs), statistics.median(took for took, _ in runs)
         rows.append(
             Row(
                 *(mode, args.kv, batch, context, args.threads, best * 1e6, median * 1e6, size, flops),
-                limit_us=limit * 1e6,
-                of_limit=limit / best,
+                read_gb_s=statistics.median(rate for _, rate in runs) / 1e9,
+                of_limit=statistics.median(
+                    max(size / rate, flops / arithmetic) / took for took, rate in runs
+                ),
             )
         )
         r = rows[-1]
         print(
             f"{mode:8} batch {batch:2} context {context:4}: best {r.best_us:8.1f} us, median {r.median_us:8.1f}, "
-            f"{size / best / 1e9:5.1f} GB/s, {flops / best / 1e9:6.1f} GFLOP/s, {100 * r.of_limit:3.0f}% of limit"
+            f"{size / median / 1e9:5.1f} of {r.read_gb_s:5.1f} GB/s, {flops / median / 1e9:6.1f} GFLOP/s, "
+            f"{100 * r.of_limit:3.0f}% of limit"
         )
     if args.json:
         facts = {
             "machine": read_cpu(Path("/proc/cpuinfo"))[0],
             "order": args.pages,
-            "bandwidth": bandwidth,
             "pages": anywhere,
             "flops": arithmetic,
         }
