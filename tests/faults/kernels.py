@@ -151,7 +151,7 @@ def _gelu_for_silu(p: Planting) -> None:
     def edit(model: Any) -> None:
         for node in model.graph.node:
             for attribute in node.attribute:
-                if attribute.name == "prepare" and attribute.s == b"silu":
+                if attribute.name in ("prepare", "activation") and attribute.s == b"silu":
                     attribute.s = b"gelu_tanh"
 
     p.graph(edit)

@@ -36,6 +36,8 @@ class Form:
     seed: int = 0
     before: str = ""
     """What is done to a row first: rms_norm, add_rms_norm, silu, gelu_tanh or nothing."""
+    after: str = ""
+    """What is done to a row of results: silu, gelu_tanh or nothing."""
 
     @property
     def packing(self) -> Packing:
@@ -88,7 +90,8 @@ def expected(form: Form, x: Array) -> Array:
     act = ("int8", form.group) if form.activations else ("", 0)
     layout = f"int{form.bits}", form.group, 1, *act, "float32"
     stored = packed.packed, packed.scale, packed.zero, packed.tensor_scale
-    found: Array = quantized_linear(torch.from_numpy(x), *stored, bias, *layout).numpy()
+    made = quantized_linear(torch.from_numpy(x), *stored, bias, *layout)
+    found: Array = (gated_activation(made, form.after) if form.after else made).numpy()
     return found
 
 
@@ -116,7 +119,9 @@ def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = Fals
         name, first = "QuantizedEmbedding", helper.make_tensor_value_info("x", TensorProto.INT64, None)
     else:
         name, first = "QuantizedLinear", helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
-        attributes |= {"quantize_input": int(form.activations)}
+        attributes |= {"quantize_input": int(form.activations)} | (
+            {"activation": form.after} if form.after else {}
+        )
     names, results, inputs = ["x", *parts], ["y"], [first]
     if form.before:
         normed = form.before.endswith("rms_norm")

@@ -127,6 +127,67 @@ def test_prepared_rows_agree_to_the_bit_on_fused_instruction_sets(before: str) -
             np.testing.assert_array_equal(a, b)
 
 
+AFTER = ("silu", "gelu_tanh")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    forms(),
+    st.integers(1, 3),
+    st.sampled_from(("", "rms_norm", "add_rms_norm")),
+    st.sampled_from(AFTER),
+    st.integers(1, 70),
+    st.sampled_from(ISAS),
+)
+def test_activated_results_equal_the_interpreter(
+    form: Form, pairs: int, before: str, after: str, count: int, isa: str
+) -> None:
+    form = replace(form, outputs=32 * pairs, before=before, after=after)
+    if before:
+        x, residual = _given(form, count)
+        found = run_before(session(form, isa), x, residual)
+        made, total = prepared(form, x, residual)
+    else:
+        made, total = rows(form, count), None
+        found = [run(session(form, isa), made)]
+    assert _error(found[0], expected(form, made)) < (3e-2 if before and form.activations else 2e-5)
+    if total is not None:
+        np.testing.assert_array_equal(found[1], total)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    forms(),
+    st.integers(1, 3),
+    st.sampled_from(AFTER),
+    st.integers(1, 70),
+    st.integers(0, 69),
+    st.sampled_from(ISAS),
+)
+def test_an_activated_row_is_the_same_to_the_bit_whatever_stands_beside_it(
+    form: Form, pairs: int, after: str, count: int, first: int, isa: str
+) -> None:
+    form = replace(form, outputs=32 * pairs, after=after)
+    x = rows(form, 130)
+    whole = run(session(form, isa), x)
+    part = slice(first, first + count)
+    np.testing.assert_array_equal(run(session(form, isa), x[part]), whole[part])
+    np.testing.assert_array_equal(run(session(form, isa, 2), x), whole)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("activations", [True, False])
+def test_the_next_linear_gets_the_same_bits_from_either(activations: bool, after: str, isa: str) -> None:
+    """An activation may be done to results, or by the linear that reads them."""
+    form = Form(128, 96, 32, activations=activations)
+    last = Form(40, 64, 32, activations=activations)
+    x = rows(form, 21)
+    early = run(session(last, isa), run(session(replace(form, after=after), isa), x))
+    late = run_before(session(replace(last, before=after), isa), run(session(form, isa), x), None)[0]
+    np.testing.assert_array_equal(early, late)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_gates_at_their_ends(isa: str) -> None:
     """Where e^-x is no number of float32 any more, and what is no number at all."""
@@ -213,6 +274,8 @@ def test_batches_have_the_shape_of_x() -> None:
 
 def test_mistakes_are_named() -> None:
     form = Form(20, 64, 32)
+    with pytest.raises(Exception, match="N must be a multiple of 32"):
+        session(replace(form, after="silu"))
     with pytest.raises(Exception, match=r"x must be \[\.\.\., 64\]"):
         run(session(form), np.zeros((2, 32), np.float32))
     with pytest.raises(Exception, match="there is no row 20 in a table of 20"):

@@ -14,6 +14,7 @@ from optcc.backends.onnxruntime.lower.emit import Attributes, Emitter, Operand
 from optcc.backends.onnxruntime.lower.tables import NativeTable
 from optcc.backends.onnxruntime.lower.types import dtype_of, shape_of, val
 from optcc.backends.onnxruntime.native import DOMAIN
+from optcc.backends.onnxruntime.native.packing import TILE
 from optcc.ir.pattern import normalized
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ def native_linear(
 ) -> ir.Value:
     """The product, with x quantized inside where the node says so.
 
-    A norm or a gated activation that nothing else reads is computed inside as well, a row at a time: what was emitted
-    for it is dead then.
+    A norm or a gated activation of x that nothing else reads is computed inside as well, a row at a time: what was
+    emitted for it is dead then. So is a gated activation that alone reads the product, where its halves are whole
+    tiles: then the result is that activation's, and its own lowering hands it on.
     """
     before = _norm_before(emit, x) or _gate_before(emit, x) or Before([emit.value(x)])
+    gate = _gate_after(node, table)
     operands = [before.operands[0], _stored(emit, table), bias, *before.operands[1:]]
     while operands[-1] is None:
         operands.pop()
@@ -42,6 +45,7 @@ def native_linear(
         **table.packing.attributes(),
         "quantize_input": int(bool(normalized(node)[0][9])),
         **before.attributes,
+        **({} if gate is None else {"activation": gate.kind}),
     }
     count = 1 if before.total is None else 2
     results = emit.ops("QuantizedLinear", operands, attributes, DOMAIN, outputs=count)
@@ -51,7 +55,29 @@ def native_linear(
         for user in before.total.users:
             if user.args[1] == 1 and user in emit.values:
                 emit.values[user] = total
-    return _typed_as(results[0], node)
+    if gate is None:
+        return _typed_as(results[0], node)
+    emit.activated.add(node)
+    return _typed_as(results[0], gate.node)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gated activation and its kind."""
+
+    node: fx.Node
+    kind: str
+
+
+def _gate_after(node: fx.Node, table: NativeTable) -> Gate | None:
+    """The gated activation that alone reads a product."""
+    if len(node.users) != 1 or dtype_of(node) != torch.float32:
+        return None
+    (reader,) = node.users
+    if reader.target is not GATED or table.packing.outputs % (2 * TILE) != 0:
+        return None
+    kind = normalized(reader)[0][1]
+    return Gate(reader, kind) if kind in GATES else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +119,7 @@ def _gate_before(emit: Emitter, x: fx.Node) -> Before | None:
     if x.target is not GATED or len(x.users) != 1:
         return None
     gate_up, kind = normalized(x)[0]
-    if kind not in GATES or dtype_of(gate_up) != torch.float32:
+    if kind not in GATES or dtype_of(gate_up) != torch.float32 or gate_up in emit.activated:
         return None
     return Before([emit.value(gate_up)], {"prepare": kind})
 

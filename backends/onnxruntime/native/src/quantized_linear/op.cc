@@ -5,12 +5,13 @@
 //   bias         float [N], optional
 //   norm_weight  float [K], with prepare = "rms_norm"
 //   residual     float [..., K], optional, with prepare = "rms_norm"
-//   y            float [..., N]
+//   y            float [..., N]; [..., N/2] after a gated activation
 //   total        float [..., K]: x + residual, where there is a residual
 //   K, N, group, bits (4 or 8), half_scales, zero_points   the table's layout
 //   quantize_input   1: rows are quantized to int8, one scale per row and group; 0: they stay as they are
 //   prepare          what is done to a row of x first: "" nothing; "rms_norm" of x + residual, with `epsilon`;
 //                    "silu" or "gelu_tanh" of its first half, times its second half
+//   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, for N a multiple of 32
 
 #include <algorithm>
 #include <memory>
@@ -61,6 +62,16 @@ Before before_of(const std::string& name) {
   throw std::invalid_argument("prepare can't be " + name);
 }
 
+// What is done to gates and what they let through; null: nothing.
+using Gate = void (*)(const float* x, int64_t width, float* y);
+
+Gate gate_of(const std::string& name, const Prepare& prepare) {
+  if (name.empty()) return nullptr;
+  if (name == "silu") return prepare.silu;
+  if (name == "gelu_tanh") return prepare.gelu_tanh;
+  throw std::invalid_argument("activation can't be " + name);
+}
+
 // Memory for the quantized rows of one call. Each thread that calls keeps its own, so that a step allocates nothing.
 class Scratch {
  public:
@@ -101,6 +112,7 @@ struct QuantizedLinear {
   float epsilon;
   const Kernels& kernels;
   const Prepare& prepare;
+  Gate gate;
 
   explicit QuantizedLinear(const Attributes& attributes)
       : layout(read_layout(attributes)),
@@ -108,7 +120,11 @@ struct QuantizedLinear {
         before(before_of(attributes.text("prepare", ""))),
         epsilon(attributes.number("epsilon", 0.0f)),
         kernels(kernels_of(isa())),
-        prepare(prepare_of(isa())) {}
+        prepare(prepare_of(isa())),
+        gate(gate_of(attributes.text("activation", ""), prepare)) {
+    if (gate != nullptr && layout.outputs % (2 * kTile) != 0)
+      throw std::invalid_argument("before an activation N must be a multiple of 32");
+  }
 
   void compute(Context& context) const {
     std::vector<int64_t> shape;
@@ -117,17 +133,33 @@ struct QuantizedLinear {
     const uint8_t* table = read_table(context.input(1), layout);
     if (bias.data != nullptr && (bias.shape.size() != 1 || bias.shape[0] != layout.outputs))
       throw std::invalid_argument("bias must be [" + std::to_string(layout.outputs) + "]");
-    shape.back() = layout.outputs;
+    const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
+    shape.back() = wide;
     float* y = context.output(0, shape).as<float>();
     if (from.rows == 0) return;
     const float* add = bias.as<float>();
+    const auto each = [&](const auto& multiply) {
+      if (gate == nullptr)
+        each_part(context, from.rows, [&](const Part& part) {
+          multiply(Output{y + part.first_row * wide + part.first_tile * kTile, wide, kTile}, part);
+        });
+      else
+        each_pair(context, from.rows, [&](const Part& part) {
+          alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
+          const int64_t rows = part.last_row - part.first_row;
+          multiply(Output{both, kTile, rows * kTile}, part);
+          gate(both, rows * kTile, gated);
+          float* to = y + part.first_row * wide + part.first_tile * kTile;
+          for (int64_t r = 0; r < rows; r++) std::copy_n(gated + r * kTile, kTile, to + r * wide);
+        });
+    };
     if (!quantize_input) {
       const float* x = in_float(context, from);
-      each_part(context, from.rows, [&](const Part& part) { kernels.floating(layout, table, x, add, y, part); });
+      each([&](const Output& out, const Part& part) { kernels.floating(layout, table, x, add, out, part); });
       return;
     }
     const Activations acts = quantized(context, from);
-    each_part(context, from.rows, [&](const Part& part) { kernels.integer(layout, table, acts, add, y, part); });
+    each([&](const Output& out, const Part& part) { kernels.integer(layout, table, acts, add, out, part); });
   }
 
  private:
@@ -208,19 +240,31 @@ struct QuantizedLinear {
     return acts;
   }
 
-  // ONNX Runtime gives each thread an equal run of neighbouring parts. All rows of a tile come one after the other:
-  // each thread reads its share of the table once, in order.
   template <class Body>
   void each_part(Context& context, int64_t rows, const Body& body) const {
     const int64_t at_once = rows <= kFewRows ? 1 : kTilesAtOnce;
+    each_column(context, rows, (layout.tiles + at_once - 1) / at_once, [&](int64_t row, int64_t end, int64_t column) {
+      const int64_t tile = column * at_once;
+      body({row, end, tile, std::min(at_once, layout.tiles - tile), 1});
+    });
+  }
+
+  // Parts of a tile of gates and the tile of what they let through.
+  template <class Body>
+  void each_pair(Context& context, int64_t rows, const Body& body) const {
+    const int64_t half = layout.tiles / 2;
+    each_column(context, rows, half, [&](int64_t row, int64_t end, int64_t tile) { body({row, end, tile, 2, half}); });
+  }
+
+  // ONNX Runtime gives each thread an equal run of neighbouring parts. All rows of a column come one after the other:
+  // each thread reads its share of the table once, in order.
+  template <class Body>
+  static void each_column(Context& context, int64_t rows, int64_t columns, const Body& body) {
     const int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
     const int64_t block = std::min(kRowsAtOnce, ((rows + blocks - 1) / blocks + 7) / 8 * 8);
-    const int64_t columns = (layout.tiles + at_once - 1) / at_once;
     context.parallel_for(static_cast<size_t>(columns * blocks), [&](size_t index) {
       const int64_t row = static_cast<int64_t>(index) % blocks * block;
-      const int64_t tile = static_cast<int64_t>(index) / blocks * at_once;
-      if (row >= rows) return;
-      body({row, std::min(rows, row + block), tile, std::min(at_once, layout.tiles - tile)});
+      if (row < rows) body(row, std::min(rows, row + block), static_cast<int64_t>(index) / blocks);
     });
   }
 };
