@@ -7,12 +7,12 @@ A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless to
 it. Before each run 128 MB or more are read in order, which empties the caches as a layer's weights would, and says what
 the memory gives at that time: the most of some reads before and after, for on a shared machine it goes up and down by
 half within minutes. Where the pools are that large they are what is read: the same attention took 420 us in one process
-and 650 in another, perhaps by where its memory lay. The other limit is that of
-products of matrices, of float32, or for int8 caches of int16, of which a processor does half as many as of int8,
-measured once as a report's roofline does. A call's limit is the slower of its bytes at the one and its products at the
-other, and `of limit` the median of that time by what the call took, run by run. Pages lie as an engine's pool hands
-them out after it has served for a while, or in order, or anywhere (`benchmarks.cpu.context`). Those anywhere take
-longer to read than memory in order; that rate is measured too.
+and 650 in another, perhaps by where its memory lay. The other limit is that of products of matrices, of float32, or for
+int8 caches of int16, of which a processor does half as many as of int8, measured once as a report's roofline does. A
+call's limit is the slower of its bytes at the one and its products at the other, and `of limit` the median of that time
+by what the call took, run by run. Pages lie as an engine's pool hands them out after it has served for a while, or in
+order, or anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is
+measured too.
 """
 
 from __future__ import annotations

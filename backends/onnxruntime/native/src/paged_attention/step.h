@@ -23,7 +23,8 @@ struct Step {
 
 // Whether a request sees a page that the step writes to for another one. `blocks` is the pool's size.
 inline bool shares_new_pages(const Step& step, int64_t block, int64_t blocks) {
-  thread_local std::vector<int64_t> writers;  // of each block, the request that writes to it, from 1 on; 0 between calls
+  // Of each block, the request that writes to it, from 1 on; all 0 between calls.
+  thread_local std::vector<int64_t> writers;
   if (writers.size() < static_cast<size_t>(blocks)) writers.resize(static_cast<size_t>(blocks));
   const auto writer = [&](int64_t r, int64_t page) -> int64_t& {
     return writers[static_cast<size_t>(step.pages(r)[page])];

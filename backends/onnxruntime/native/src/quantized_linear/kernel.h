@@ -42,7 +42,8 @@ struct Kernels {
   // One row x [K] -> levels, scales and sums; as `quantize_activation` to int8 in optcc/ir/ops/quantized.py.
   void (*quantize)(const float* x, int64_t inputs, int64_t group, int8_t* levels, float* scales, int32_t* sums);
   // bias [N] or null.
-  void (*integer)(const Layout&, const uint8_t* table, const Activations&, const float* bias, const Output&, const Part&);
+  void (*integer)(const Layout&, const uint8_t* table, const Activations&, const float* bias, const Output&,
+                  const Part&);
   // The same with activations in float32: x [rows, K].
   void (*floating)(const Layout&, const uint8_t* table, const float* x, const float* bias, const Output&, const Part&);
 };

@@ -11,7 +11,7 @@
 //   quantize_input   1: rows are quantized to int8, one scale per row and group; 0: they stay as they are
 //   prepare          what is done to a row of x first: "" nothing; "rms_norm" of x + residual, with `epsilon`;
 //                    "silu" or "gelu_tanh" of its first half, times its second half
-//   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, for N a multiple of 32
+//   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, N a multiple of 32
 
 #include <algorithm>
 #include <memory>
