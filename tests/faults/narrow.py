@@ -206,11 +206,14 @@ def _insert_rounding(model: Any, kind: str) -> None:
     import onnx
 
     make, graph = onnx.helper.make_node, model.graph
-    # One that reads its input as it is: others normalize it first.
+    # One that reads an attention's output: others normalize theirs first, and behind a gate such faults are found.
+    made_by = {name: n.op_type for n in graph.node for name in n.output}
     found = [
         n
         for n in graph.node
-        if n.op_type == "QuantizedLinear" and "prepare" not in {a.name for a in n.attribute}
+        if n.op_type == "QuantizedLinear"
+        and "prepare" not in {a.name for a in n.attribute}
+        and made_by.get(n.input[0]) != "QuantizedLinear"
     ]
     node = found[len(found) // 2]
     x, place = node.input[0], list(graph.node).index(node)
