@@ -45,7 +45,7 @@ def native_linear(
         **table.packing.attributes(),
         "quantize_input": int(bool(normalized(node)[0][9])),
         **before.attributes,
-        **({} if gate is None else {"activation": gate.kind}),
+        **({} if gate is None else {"activation": normalized(gate)[0][1]}),
     }
     count = 1 if before.total is None else 2
     results = emit.ops("QuantizedLinear", operands, attributes, DOMAIN, outputs=count)
@@ -58,26 +58,17 @@ def native_linear(
     if gate is None:
         return _typed_as(results[0], node)
     emit.activated.add(node)
-    return _typed_as(results[0], gate.node)
+    return _typed_as(results[0], gate)
 
 
-@dataclass(frozen=True)
-class Gate:
-    """A gated activation and its kind."""
-
-    node: fx.Node
-    kind: str
-
-
-def _gate_after(node: fx.Node, table: NativeTable) -> Gate | None:
+def _gate_after(node: fx.Node, table: NativeTable) -> fx.Node | None:
     """The gated activation that alone reads a product."""
     if len(node.users) != 1 or dtype_of(node) != torch.float32:
         return None
     (reader,) = node.users
     if reader.target is not GATED or table.packing.outputs % (2 * TILE) != 0:
         return None
-    kind = normalized(reader)[0][1]
-    return Gate(reader, kind) if kind in GATES else None
+    return reader if normalized(reader)[0][1] in GATES else None
 
 
 @dataclass(frozen=True)
