@@ -3,14 +3,15 @@
     python -m benchmarks.cpu.attention [--threads 1] [--kv int8] [--pages served] [--json FILE]
     python -m benchmarks.cpu.attention --table FILE...
 
-A graph of 30 attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run
-it. Before each run 128 MB or more are read in order, which empties the caches as a layer's weights would, and says what
-the memory gives at that time: the most of some reads before and after, for on a shared machine it goes up and down by
-half within minutes. Where the pools are that large they are what is read: the same attention took 420 us in one process
-and 650 in another, perhaps by where its memory lay. The other limit is that of products of matrices, of float32, or for
-int8 caches of int16, of which a processor does half as many as of int8, measured once as a report's roofline does. A
-call's limit is the slower of its bytes at the one and its products at the other, and `of limit` the median of that time
-by what the call took, run by run. Pages lie as an engine's pool hands them out after it has served for a while, or in
+A graph of attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run it:
+30 of them as in SmolLM2, or up to 240 where they are short, so that starting a run takes no part of them. Before each
+run 128 MB or more are read in order, which empties the caches as a layer's weights would, and says what the memory
+gives at that time: the most of some reads before and after, for on a shared machine it goes up and down by half within
+minutes. Where the pools are that large they are what is read: the same attention took 420 us in one process and 650 in
+another, perhaps by where its memory lay. The other limit is that of products of matrices, of float32, or for int8
+caches of int16, of which a processor does half as many as of int8, measured once as a report's roofline does. A call's
+limit is the slower of its bytes at the one and its products at the other, and `of limit` the median of that time by
+what the call took, run by run. Pages lie as an engine's pool hands them out after it has served for a while, or in
 order, or anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is
 measured too.
 """
@@ -28,10 +29,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-LAYERS = 30
+FEWEST, MOST = 30, 240
 BLOCK = 16
 AROUND = 5
 ENOUGH = 128 << 20
+ALL = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class Heads:
     width: int
 
 
-def graph(heads: Heads, kv: str, threads: int) -> Any:
-    """A session of LAYERS attentions over one query, keys and values."""
+def layers_for(size: int) -> int:
+    """How many attentions of so many bytes are measured together."""
+    return max(FEWEST, min(MOST, ALL // size))
+
+
+def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST) -> Any:
+    """A session of so many attentions over one query, keys and values."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
@@ -87,7 +94,7 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
     scales = ("key_scale", "value_scale") if kv == "int8" else ()
     step |= {name: (f32, [*row[:-1], 1]) for name in scales}
     inputs, nodes, outputs = dict(step), [], []
-    for layer in range(LAYERS):
+    for layer in range(layers):
         pools = [f"key_pool_{layer}", f"value_pool_{layer}"]
         scale_pools = [f"{name}_pool_{layer}" for name in scales]
         inputs |= dict.fromkeys(pools, (pool, page))
@@ -108,7 +115,7 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
         nodes.append(
             helper.make_node("PagedAttention", names, [f"out_{layer}"], domain=native.DOMAIN, scale=0.125)
         )
-    outputs = [helper.make_tensor_value_info(f"out_{LAYERS - 1}", f32, step["query"][1])]
+    outputs = [helper.make_tensor_value_info(f"out_{layers - 1}", f32, step["query"][1])]
     values = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
     model = helper.make_model(
@@ -121,7 +128,7 @@ def graph(heads: Heads, kv: str, threads: int) -> Any:
 
 
 def step_of(
-    heads: Heads, kv: str, batch: int, context: int, new: int, order: str
+    heads: Heads, kv: str, batch: int, context: int, new: int, order: str, layers: int = FEWEST
 ) -> tuple[dict[str, Any], Any]:
     """Inputs: `batch` requests that add `new` tokens and have `context` then, on pages in that order. And all bytes of
     the pools, which lie behind each other.
@@ -156,9 +163,9 @@ def step_of(
         inputs |= {"key_scale": scale, "value_scale": scale}
         one = np.full((blocks, BLOCK, heads.kv, 1), 0.02, np.float32)
         pools |= {"key_scale": one, "value_scale": one}
-    room = aligned((LAYERS * sum(pool.nbytes for pool in pools.values()),), np.uint8)
+    room = aligned((layers * sum(pool.nbytes for pool in pools.values()),), np.uint8)
     end = 0
-    for layer in range(LAYERS):
+    for layer in range(layers):
         for name, pool in pools.items():
             start, end = end, end + pool.nbytes
             own = room[start:end].view(pool.dtype).reshape(pool.shape)
@@ -207,13 +214,15 @@ def timed(work: Callable[[], Any], memory: Memory, seconds: float) -> list[tuple
 def measure(
     session: Any, inputs: dict[str, Any], memory: Memory, seconds: float
 ) -> list[tuple[float, float]]:
-    """Seconds of one attention, and bytes a second that memory gave around it at most, of each run."""
+    """Seconds of one attention of a session's, and bytes a second that memory gave around it at most, of each run."""
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-    binding.bind_output(f"out_{LAYERS - 1}")
+    (output,) = session.get_outputs()
+    layers = int(output.name.removeprefix("out_")) + 1
+    binding.bind_output(output.name)
     runs = timed(lambda: session.run_with_iobinding(binding), memory, seconds)
-    return [(took / LAYERS, rate) for took, rate in runs]
+    return [(took / layers, rate) for took, rate in runs]
 
 
 def table(files: list[Path]) -> str:
@@ -271,7 +280,7 @@ def main() -> None:
     value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width
     anywhere = 1e9 * native_limits(args.threads, BLOCK * heads.kv * value)["pieces_gb_s"]
     print(f"{args.threads} threads: pages anywhere {anywhere / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
-    session = graph(heads, args.kv, args.threads)
+    sessions: dict[int, Any] = {}
     value += 4 if args.kv == "int8" else 0  # a scale
     plans = [("decode", batch, context, 1) for batch in (1, 8, 16) for context in (128, 512, 2048)]
     plans += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 512)]
@@ -280,8 +289,11 @@ def main() -> None:
         pairs = batch * sum(range(context - new + 1, context + 1))
         size = 2 * batch * context * heads.kv * value
         flops = 4 * pairs * heads.query * heads.width
-        inputs, pools = step_of(heads, args.kv, batch, context, new, args.pages)
-        runs = measure(session, inputs, Memory(args.threads, pools), args.seconds)
+        layers = layers_for(size)
+        if layers not in sessions:
+            sessions[layers] = graph(heads, args.kv, args.threads, layers)
+        inputs, pools = step_of(heads, args.kv, batch, context, new, args.pages, layers)
+        runs = measure(sessions[layers], inputs, Memory(args.threads, pools), args.seconds)
         best, median = min(took for took, _ in runs), statistics.median(took for took, _ in runs)
         rows.append(
             Row(

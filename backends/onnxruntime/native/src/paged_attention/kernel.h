@@ -75,6 +75,8 @@ constexpr int64_t scratch_floats(int64_t width) {
 struct AttentionKernel {
   // Floats as float16, to nearest, ties to even.
   void (*narrow)(const float* from, uint16_t* to, int64_t count);
+  // Asks memory for what `attend` reads first of a piece.
+  void (*fetch)(const Attention&, const Piece&);
   // `after` is the piece that the same thread takes next, as far as is known, or null: its first keys are fetched by
   // the way. `scratch` is scratch_floats(width) floats on a cache line.
   void (*attend)(const Attention&, const Piece&, const Piece* after, float* scratch);

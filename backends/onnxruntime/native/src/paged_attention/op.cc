@@ -98,8 +98,8 @@ struct PagedAttention {
   }
 
   void compute(Context& context) const {
-    Tensor in[kPorts];
-    for (size_t i = 0; i < kPorts; ++i) in[i] = context.input(i);
+    const auto inputs = context.inputs<kPorts>();
+    const Tensor* in = inputs.data();
     Given given{};
     const Attention a = attention(context, in, given);
     const Step step = checked_step(in);
@@ -255,10 +255,14 @@ struct PagedAttention {
     const int64_t floats = scratch_floats(a.width);
     const auto run = [&](size_t i) {
       const Piece& u = pieces.all[pieces.order[i]];
-      if (u.whole)
+      const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
+      kernel.fetch(a, u);
+      if (u.whole) {
+        writer.fetch(u);
         writer.some(u.table, u.token, u.position, u.tokens, {u.head, u.head + u.heads * u.groups},
                     {u.kv_head, u.kv_head + u.groups});
-      const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
+      }
+      if (after != nullptr && after->whole) writer.fetch(*after);
       kernel.attend(a, u, after, scratch(floats));
     };
     if (pieces.one_by_one)

@@ -30,9 +30,9 @@ inline int64_t work_of(const Piece& u) { return rows_of(u) * (u.end_key - u.firs
 // Floats of one segment's results.
 inline int64_t stride_of(const Attention& a, const Piece& u) { return rows_of(u) * partial_floats(a.width); }
 
-// So many keep the threads busy. How many of them the session has it doesn't tell; not more than the machine.
-inline size_t enough_pieces() {
-  static const size_t found = kPiecesEach * std::max(1u, std::thread::hardware_concurrency());
+// How many threads the session has it doesn't tell; not more than the machine.
+inline size_t most_threads() {
+  static const size_t found = std::max(1u, std::thread::hardware_concurrency());
   return found;
 }
 
@@ -67,6 +67,16 @@ inline std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool t
   return found;
 }
 
+inline int segments_of(const Piece& u) {
+  return static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
+}
+
+inline size_t segments_of(const std::vector<Piece>& pieces) {
+  size_t found = 0;
+  for (const Piece& u : pieces) found += static_cast<size_t>(segments_of(u));
+  return found;
+}
+
 // A step's pieces.
 struct Pieces {
   std::vector<Piece> all;
@@ -79,8 +89,11 @@ struct Pieces {
     int64_t work = 0;
     for (const Piece& u : all) work += work_of(u);
     one_by_one = work * a.width < kInline;
-    if (!one_by_one && all.size() < enough_pieces()) all = pieces_of(a, step, false);
-    if (!one_by_one && all.size() < enough_pieces()) cut(a);
+    if (!one_by_one && all.size() < kPiecesEach * most_threads()) {
+      // Segments before KV heads: those of a block that are read together are read faster.
+      if (segments_of(all) < most_threads()) all = pieces_of(a, step, false);
+      cut(a);
+    }
     order.resize(all.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     // The longest first: what is left at the end is short.
@@ -95,7 +108,7 @@ struct Pieces {
     std::vector<Piece> made;
     size_t floats = 0;
     for (const Piece& u : all) {
-      const int segments = static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
+      const int segments = segments_of(u);
       if (segments > 1) {
         cuts.push_back({made.size(), segments});
         floats += static_cast<size_t>(segments * stride_of(a, u));

@@ -40,6 +40,17 @@ struct Write {
   const quantized_linear::Kernels* linear;  // quantizes rows as for a linear, with one scale for all of a row
   float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
 
+  // Asks for the memory that a token goes to: stores to what isn't there yet hold up what follows them.
+  void fetch(int64_t page, int64_t offset, Range heads) const {
+    const int64_t each = pool->type == INT8 ? 1 : pool->type == HALF ? 2 : 4, row = width * each;
+    const int64_t first = by_channel ? 0 : offset / 2 * 2 * row, end = by_channel ? block * row : first + 2 * row;
+    for (int64_t head = heads.first; head < heads.end; ++head) {
+      const char* at = pool->as<char>() + (page * kv_heads + head) * block * row;
+      for (int64_t i = first; i < end; i += 64) __builtin_prefetch(at + i);
+      if (scales != nullptr) __builtin_prefetch(scales + (page * kv_heads + head) * block + offset);
+    }
+  }
+
   void token(int64_t token, int64_t page, int64_t offset, Range heads) const {
     switch (pool->type) {
       case HALF:
@@ -55,6 +66,8 @@ struct Write {
  private:
   template <class From, class To>
   void copy(int64_t token, int64_t page, int64_t offset, Range heads, To* blocks) const {
+    // What is written could be these for all that the compiler knows, if they weren't its own.
+    const int64_t width = this->width, block = this->block;
     From turned[kMaxWidth];
     To rounded[kMaxWidth];
     const From* next = static_cast<const From*>(from.first) + token * from.stride + heads.first * width;
@@ -82,7 +95,9 @@ struct Write {
         for (; kEach == 2 && c + 2 <= width; c += 2) memcpy(to + c * block + 2 * offset, stored + c, 2 * sizeof(To));
         for (; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
       } else {
-        for (int64_t c = 0; c < width; ++c) to[place_in_block(offset, c, block, width, kEach)] = stored[c];
+        const int64_t first = place_in_block(offset, 0, block, width, kEach);
+        const int64_t step = width > 1 ? place_in_block(offset, 1, block, width, kEach) - first : 1;
+        for (int64_t c = 0; c < width; ++c) to[first + c * step] = stored[c];
       }
     }
   }
@@ -111,6 +126,13 @@ struct Writer {
   const Attention& attention;
   const Given& given;
   std::vector<Write> writes;
+
+  // Asks for where a piece's last token goes.
+  void fetch(const Piece& u) const {
+    const int64_t position = u.position + u.tokens - 1, block = attention.block;
+    for (const Write& write : writes)
+      write.fetch(u.table[position / block], position % block, {u.kv_head, u.kv_head + u.groups});
+  }
 
   void some(const int32_t* table, int64_t token, int64_t position, int64_t count, Range heads, Range kv_heads) const {
     const int64_t block = attention.block;
