@@ -30,10 +30,14 @@ from pathlib import Path
 from typing import Any
 
 FEWEST, MOST = 30, 240
+"""Attentions that are measured together."""
+BYTES_TOGETHER = 64 << 20
+"""That they read, if they are not the fewest or the most."""
 BLOCK = 16
 AROUND = 5
+"""Reads of memory before and after a run that say what it gave."""
 ENOUGH = 128 << 20
-ALL = 64 << 20
+"""Bytes that empty the caches."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Heads:
 
 def layers_for(size: int) -> int:
     """How many attentions of so many bytes are measured together."""
-    return max(FEWEST, min(MOST, ALL // size))
+    return max(FEWEST, min(MOST, BYTES_TOGETHER // size))
 
 
 def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST) -> Any:
@@ -219,8 +223,8 @@ def measure(
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     (output,) = session.get_outputs()
-    layers = int(output.name.removeprefix("out_")) + 1
     binding.bind_output(output.name)
+    layers = sum(name.startswith("key_pool_") for name in inputs)
     runs = timed(lambda: session.run_with_iobinding(binding), memory, seconds)
     return [(took / layers, rate) for took, rate in runs]
 

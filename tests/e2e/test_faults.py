@@ -163,7 +163,7 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "optcc", str(place)], capture_output=True
         )
         if done.returncode:
-            pytest.skip("no file system can be mounted here")
+            pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
         return place
 
     yield mount

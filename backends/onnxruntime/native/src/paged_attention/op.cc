@@ -256,7 +256,7 @@ struct PagedAttention {
     const auto run = [&](size_t i) {
       const Piece& u = pieces.all[pieces.order[i]];
       const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
-      kernel.fetch(a, u);
+      kernel.fetch(a, u);  // again, if this thread took the piece before; which one did it doesn't know
       if (u.whole) {
         writer.fetch(u);
         writer.some(u.table, u.token, u.position, u.tokens, {u.head, u.head + u.heads * u.groups},
