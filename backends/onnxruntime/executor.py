@@ -24,6 +24,7 @@ from optcc.runtime.pools import pools_of, requantize
 from optcc.runtime.sampler import SamplingParams
 
 _ALIGNMENT = 64
+_ANY_ROW = np.zeros(1, np.int64)
 _SLACK = 32
 """Padded rows that cost less than another call."""
 
@@ -62,6 +63,9 @@ class OnnxExecutor:
         self._results = frozenset(value.name for value in self._session.get_outputs()) - {"logits"}
         self._pools: dict[str, Array] = {}
         self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
+        self._logits = self._rows
+        self._inputs: dict[str, Array] = {}
+        self._bound_logits: FloatArray | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -77,6 +81,7 @@ class OnnxExecutor:
         """Allocate zeroed pools and bind them for good."""
         s = self._spec
         self._binding = self._session.io_binding()
+        self._inputs, self._bound_logits = {}, None
         self._pools = {}  # freed before new ones are made
         for kind in pools_of(s):
             dtype = np.dtype(kind.dtype).type
@@ -94,17 +99,22 @@ class OnnxExecutor:
         """
         if not self._pools:
             raise PoolTooSmall("no KV pool is bound")
-        wanted = len(batch.wanted_rows)
-        if len(self._rows) < wanted:
-            self._rows = aligned((wanted, self._spec.vocab), np.float32)
-        logits = self._rows[:wanted]
+        logits = self._room(len(batch.wanted_rows))
         parts = split(batch, self._spec.block_size) if self._results else [_whole(batch)]
-        if len(parts) == 1 and wanted:
+        if len(parts) == 1 and len(logits):
             self._run(parts[0].batch, logits)
             return logits
         for part in parts:
             self._run_part(part, logits)
         return logits
+
+    def _room(self, wanted: int) -> FloatArray:
+        """Where a step's logits go: for the same number of rows it is the same array, which is bound already."""
+        if len(self._logits) != wanted:
+            if len(self._rows) < wanted:
+                self._rows = aligned((wanted, self._spec.vocab), np.float32)
+            self._logits = self._rows[:wanted]
+        return self._logits
 
     def _run_part(self, part: Part, logits: FloatArray) -> None:
         count = max(1, len(part.batch.wanted_rows))
@@ -115,7 +125,7 @@ class OnnxExecutor:
 
     def _run(self, batch: Batch, logits: FloatArray) -> None:
         """One call; `logits` gets a row for each wanted row, or one row that nobody reads when none is wanted."""
-        rows = batch.wanted_rows if len(batch.wanted_rows) else np.zeros(1, np.int64)
+        rows = batch.wanted_rows if len(batch.wanted_rows) else _ANY_ROW
         inputs = {
             "input_ids": batch.token_ids,
             "position_ids": batch.positions,
@@ -124,13 +134,21 @@ class OnnxExecutor:
             "block_table": batch.block_table,
             "logit_rows": rows,
         }
-        # The binding holds addresses: the arrays must live until the call is over.
-        held = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        bind = self._binding
-        for name, array in held.items():
-            bind.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        bind.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(bind)
+        for name, array in inputs.items():
+            self._bound(name, array)[...] = array
+        if self._bound_logits is not logits:
+            self._binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+            self._bound_logits = logits
+        self._session.run_with_iobinding(self._binding)
+
+    def _bound(self, name: str, like: Array) -> Array:
+        """The memory that is bound as an input of this shape: the last step's, where it has the shape."""
+        bound = self._inputs.get(name)
+        if bound is None or bound.shape != like.shape:
+            bound = aligned(like.shape, like.dtype)
+            self._binding.bind_input(name, "cpu", 0, like.dtype.type, bound.shape, bound.ctypes.data)
+            self._inputs[name] = bound
+        return bound
 
     def logits(self, handle: StepHandle) -> FloatArray:
         """f32[W, V], good until the next step."""

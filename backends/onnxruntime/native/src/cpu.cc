@@ -129,4 +129,16 @@ const char* choose_isa(const char* name) {
   return nullptr;
 }
 
+bool fetches_past_caches() {
+#ifdef OPTCC_X86
+  static const bool amd = [] {
+    unsigned a, b = 0, c = 0, d = 0;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+  }();
+  return amd;
+#else
+  return false;
+#endif
+}
+
 }  // namespace optcc

@@ -21,4 +21,8 @@ Isa isa();
 // Returns nullptr, or why it can't be used.
 const char* choose_isa(const char* name);
 
+// Whether lines fetched as non-temporal spare the caches for what is used again and come no later: so on AMD's Zen 5,
+// and not tried elsewhere.
+bool fetches_past_caches();
+
 }  // namespace optcc

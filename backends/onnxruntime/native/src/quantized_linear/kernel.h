@@ -24,6 +24,7 @@ struct Part {
   int64_t first_row, last_row;  // at most kRowsAtOnce of them
   int64_t first_tile, tiles;    // at most kTilesAtOnce of them
   int64_t apart;
+  bool once;  // nobody reads the part's tiles again before much else: they needn't stay in caches
 
   int64_t tile(int64_t t) const { return first_tile + t * apart; }
   int64_t step() const { return apart == 1 ? tiles : 1; }

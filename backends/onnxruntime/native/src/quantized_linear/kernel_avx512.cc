@@ -44,7 +44,10 @@ LANES Ints widen(const int8_t* from) {
   return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-LANES void prefetch(const uint8_t* at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0); }
+LANES void prefetch(const uint8_t* at, bool once) {
+  if (once) _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_NTA);
+  else _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+}
 LANES Bytes load_bytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
 LANES void store(uint8_t* to, Bytes value) { _mm512_storeu_si512(to, value); }
 LANES Bytes low_halves(Bytes value) { return _mm512_and_si512(value, _mm512_set1_epi8(15)); }

@@ -98,7 +98,10 @@ LANES Floats load_half(const uint16_t* from) {
   return each<Floats>([=](int i) { return optcc::from_half(from[i]); });
 }
 
-LANES void prefetch(const uint8_t* at) { __builtin_prefetch(at); }
+LANES void prefetch(const uint8_t* at, bool once) {
+  if (once) __builtin_prefetch(at, 0, 0);
+  else __builtin_prefetch(at);
+}
 LANES Bytes load_bytes(const uint8_t* from) {
   Bytes value;
   memcpy(value.lane, from, sizeof value.lane);

@@ -14,12 +14,15 @@
 //   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, N a multiple of 32
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 
 #include "abi/ort_op.h"
+#include "ahead.h"
 #include "cpu.h"
 #include "kernel.h"
 #include "prepare.h"
+#include "shared_rows.h"
 #include "table.h"
 
 namespace optcc {
@@ -89,7 +92,20 @@ class Scratch {
 };
 
 constexpr int64_t kFewRows = 4;
-constexpr int64_t kInline = 1 << 15;  // numbers that one thread quantizes faster than it wakes another
+constexpr size_t kStays = 16 << 20;  // bytes of tables that may still be in a cache in the next step
+
+// All tables' bytes in this process.
+class Tables {
+ public:
+  explicit Tables(const Layout& layout) : own_(static_cast<size_t>(layout.tiles) * layout.tile_bytes) { all_ += own_; }
+  ~Tables() { all_ -= own_; }
+  Tables(const Tables&) = delete;
+  static size_t bytes() { return all_.load(std::memory_order_relaxed); }
+
+ private:
+  const size_t own_;
+  static inline std::atomic<size_t> all_{0};
+};
 
 // Where the rows that are multiplied come from; null pointers where there is no such thing.
 struct Source {
@@ -107,6 +123,7 @@ struct QuantizedLinear {
   static constexpr Port kOutputs[] = {{FLOAT}, {FLOAT, kOptional}};
 
   Layout layout;
+  Tables tables;
   bool quantize_input;
   Before before;
   float epsilon;
@@ -116,6 +133,7 @@ struct QuantizedLinear {
 
   explicit QuantizedLinear(const Attributes& attributes)
       : layout(read_layout(attributes)),
+        tables(layout),
         quantize_input(attributes.integer("quantize_input") != 0),
         before(before_of(attributes.text("prepare", ""))),
         epsilon(attributes.number("epsilon", 0.0f)),
@@ -138,28 +156,21 @@ struct QuantizedLinear {
     float* y = context.output(0, shape).as<float>();
     if (from.rows == 0) return;
     const float* add = bias.as<float>();
-    const auto each = [&](const auto& multiply) {
-      if (gate == nullptr)
-        each_part(context, from.rows, [&](const Part& part) {
-          multiply(Output{y + part.first_row * wide + part.first_tile * kTile, wide, kTile}, part);
-        });
-      else
-        each_pair(context, from.rows, [&](const Part& part) {
-          alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
-          const int64_t rows = part.last_row - part.first_row;
-          multiply(Output{both, kTile, rows * kTile}, part);
-          gate(both, rows * kTile, gated);
-          float* to = y + part.first_row * wide + part.first_tile * kTile;
-          for (int64_t r = 0; r < rows; r++) std::copy_n(gated + r * kTile, kTile, to + r * wide);
-        });
-    };
-    if (!quantize_input) {
-      const float* x = in_float(context, from);
-      each([&](const Output& out, const Part& part) { kernels.floating(layout, table, x, add, out, part); });
-      return;
+    if (quantize_input) {
+      const Activations acts = activations(from.rows);
+      multiply(
+          context, from.rows, y, table, [&](int64_t row) { quantize(from, row, acts); },
+          [&](const Output& out, const Part& part) { kernels.integer(layout, table, acts, add, out, part); });
+    } else if (before == Before::kNothing) {
+      multiply(
+          context, from.rows, y, table, nullptr,
+          [&](const Output& out, const Part& part) { kernels.floating(layout, table, from.x, add, out, part); });
+    } else {
+      float* rows = floats(from.rows);
+      multiply(
+          context, from.rows, y, table, [&](int64_t row) { prepared(from, row, rows + row * layout.inputs); },
+          [&](const Output& out, const Part& part) { kernels.floating(layout, table, rows, add, out, part); });
     }
-    const Activations acts = quantized(context, from);
-    each([&](const Output& out, const Part& part) { kernels.integer(layout, table, acts, add, out, part); });
   }
 
  private:
@@ -204,40 +215,60 @@ struct QuantizedLinear {
     return nullptr;
   }
 
-  template <class Body>
-  void each_row(Context& context, int64_t rows, const Body& body) const {
-    const int64_t work = rows * layout.inputs * (before == Before::kNothing ? 1 : 2);
-    if (work > kInline && rows > 1) return context.parallel_for(static_cast<size_t>(rows), body);
-    for (int64_t row = 0; row < rows; row++) body(static_cast<size_t>(row));
+  // Where rows are made.
+  Activations activations(int64_t rows) const {
+    static thread_local Scratch scratch;
+    const int64_t scales = rows * layout.groups;
+    uint8_t* at = scratch.reserve(static_cast<size_t>(scales * 8 + rows * layout.inputs));
+    return {reinterpret_cast<int8_t*>(at + scales * 8), reinterpret_cast<float*>(at),
+            reinterpret_cast<int32_t*>(at + scales * 4)};
   }
 
-  const float* in_float(Context& context, const Source& from) const {
-    if (before == Before::kNothing) return from.x;
+  float* floats(int64_t rows) const {
     static thread_local Scratch scratch;
-    const int64_t width = layout.inputs;
-    float* made = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(from.rows * width) * 4));
-    each_row(context, from.rows, [&](size_t row) {
-      prepared(from, static_cast<int64_t>(row), made + static_cast<int64_t>(row) * width);
-    });
-    return made;
+    return reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(rows * layout.inputs) * 4));
   }
 
-  Activations quantized(Context& context, const Source& from) const {
+  void quantize(const Source& from, int64_t row, const Activations& to) const {
     static thread_local Scratch scratch;
-    const int64_t width = layout.inputs, groups = layout.groups, scales = from.rows * groups;
-    uint8_t* at = scratch.reserve(static_cast<size_t>(scales * 8 + from.rows * width));
-    Activations acts;
-    acts.scales = reinterpret_cast<float*>(at);
-    acts.sums = reinterpret_cast<int32_t*>(at + scales * 4);
-    acts.levels = reinterpret_cast<int8_t*>(at + scales * 8);
-    each_row(context, from.rows, [&](size_t index) {
-      static thread_local Scratch own;
-      const int64_t row = static_cast<int64_t>(index);
-      float* made = reinterpret_cast<float*>(own.reserve(static_cast<size_t>(width) * 4));
-      kernels.quantize(prepared(from, row, made), width, layout.group, acts.levels + row * width,
-                       acts.scales + row * groups, acts.sums + row * groups);
-    });
-    return acts;
+    const int64_t width = layout.inputs, groups = layout.groups;
+    float* made = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(width) * 4));
+    kernels.quantize(prepared(from, row, made), width, layout.group, to.levels + row * width, to.scales + row * groups,
+                     to.sums + row * groups);
+  }
+
+  // Calls make(row) for each row, unless `make` is null, and then product(output, part) for all parts of y.
+  template <class Make, class Product>
+  void multiply(Context& context, int64_t rows, float* y, const uint8_t* table, const Make& make,
+                const Product& product) const {
+    SharedRows shared(rows);
+    const auto ready = [&](const Part& part) {
+      if constexpr (!std::is_null_pointer_v<Make>) {
+        if (shared.done()) return;
+        Soon soon(layout, table, part);
+        shared.finish(make, [&] { soon.ask(); });
+      }
+    };
+    const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
+    // Of the part's own tiles, which come before those that they let through.
+    const auto to = [=](const Part& part) { return y + part.first_row * wide + part.first_tile * kTile; };
+    if (gate == nullptr) {
+      each_part(context, rows, [&](const Part& part) {
+        ask_to_write(to(part), part, wide, part.tiles);
+        ready(part);
+        product(Output{to(part), wide, kTile}, part);
+      });
+    } else {
+      each_pair(context, rows, [&](const Part& part) {
+        ask_to_write(to(part), part, wide, 1);
+        ready(part);
+        alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
+        const int64_t count = part.last_row - part.first_row;
+        product(Output{both, kTile, count * kTile}, part);
+        gate(both, count * kTile, gated);
+        for (int64_t r = 0; r < count; r++) std::copy_n(gated + r * kTile, kTile, to(part) + r * wide);
+      });
+    }
   }
 
   template <class Body>
@@ -245,7 +276,7 @@ struct QuantizedLinear {
     const int64_t at_once = rows <= kFewRows ? 1 : kTilesAtOnce;
     each_column(context, rows, (layout.tiles + at_once - 1) / at_once, [&](int64_t row, int64_t end, int64_t column) {
       const int64_t tile = column * at_once;
-      body({row, end, tile, std::min(at_once, layout.tiles - tile), 1});
+      body({row, end, tile, std::min(at_once, layout.tiles - tile), 1, once(rows)});
     });
   }
 
@@ -253,7 +284,13 @@ struct QuantizedLinear {
   template <class Body>
   void each_pair(Context& context, int64_t rows, const Body& body) const {
     const int64_t half = layout.tiles / 2;
-    each_column(context, rows, half, [&](int64_t row, int64_t end, int64_t tile) { body({row, end, tile, 2, half}); });
+    each_column(context, rows, half, [&](int64_t row, int64_t end, int64_t tile) {
+      body({row, end, tile, 2, half, once(rows)});
+    });
+  }
+
+  static bool once(int64_t rows) {
+    return rows <= kRowsAtOnce && Tables::bytes() > kStays && fetches_past_caches();
   }
 
   // ONNX Runtime gives each thread an equal run of neighbouring parts. All rows of a column come one after the other:
