@@ -117,6 +117,21 @@ def test_a_prepared_row_is_the_same_to_the_bit_whatever_stands_beside_it(
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("before", BEFORE)
+def test_rows_are_whole_however_many_threads_make_them(before: str, threads: int) -> None:
+    """They are made inside of the loop that multiplies them: nobody may begin before the last one is there."""
+    form = replace(Form(outputs=80, inputs=192, group=32), before=before)
+    x, residual = _given(form, 90)
+    whole = run_before(session(form), x, residual)
+    for count in (1, 2, 3, 16, 67):
+        for first in range(20):  # other rows each time: what is left of the last ones must not pass
+            part = slice(first, first + count)
+            some = run_before(session(form, "", threads), x[part], None if residual is None else residual[part])
+            for found, wanted in zip(some, whole, strict=True):
+                np.testing.assert_array_equal(found, wanted[part])
+
+
 @pytest.mark.parametrize("before", BEFORE)
 def test_prepared_rows_agree_to_the_bit_on_fused_instruction_sets(before: str) -> None:
     fused = [isa for isa in ISAS if isa != "portable"]

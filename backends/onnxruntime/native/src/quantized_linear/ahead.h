@@ -40,17 +40,25 @@ class Soon {
   const uint8_t *at_, *end_;
 };
 
-// Asks for where the first `tiles` tiles of a part's results go, `row` floats from one row to the next: another core may
-// have written those lines last, and stores wait for one line after the other.
-inline void ask_to_write(const float* y, const Part& part, int64_t row, int64_t tiles) {
-  for (int64_t r = part.first_row; r < part.last_row; r++, y += row)
-    for (int64_t t = 0; t < tiles; t++) {
+// Asks for what is about to be read.
+template <class T>
+void ask(const T* from, int64_t count) {
+  const char *at = reinterpret_cast<const char*>(from), *end = reinterpret_cast<const char*>(from + count);
+  for (; at < end; at += 64) __builtin_prefetch(at, 0, 2);
+}
+
+// Asks for what is about to be written: another core may have used those lines last, and stores wait for one after
+// the other.
+template <class T>
+void ask_to_write(const T* to, int64_t count) {
+  const char *at = reinterpret_cast<const char*>(to), *end = reinterpret_cast<const char*>(to + count);
+  for (; at < end; at += 64) {
 #if defined(__x86_64__) || defined(__i386__)
-      asm volatile("prefetchw %0" : : "m"(y[t * kTile]));  // the compiler has it for some instruction sets only
+    asm volatile("prefetchw %0" : : "m"(*at));  // the compiler has it for some instruction sets only
 #else
-      __builtin_prefetch(y + t * kTile, 1);
+    __builtin_prefetch(at, 1);
 #endif
-    }
+  }
 }
 
 }  // namespace optcc::quantized_linear

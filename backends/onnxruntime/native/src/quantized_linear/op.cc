@@ -130,6 +130,7 @@ struct QuantizedLinear {
   const Kernels& kernels;
   const Prepare& prepare;
   Gate gate;
+  const Tensor table, bias, norm_weight;  // where they are constant: asking for them takes time in each run
 
   explicit QuantizedLinear(const Attributes& attributes)
       : layout(read_layout(attributes)),
@@ -139,7 +140,10 @@ struct QuantizedLinear {
         epsilon(attributes.number("epsilon", 0.0f)),
         kernels(kernels_of(isa())),
         prepare(prepare_of(isa())),
-        gate(gate_of(attributes.text("activation", ""), prepare)) {
+        gate(gate_of(attributes.text("activation", ""), prepare)),
+        table(attributes.constant(1)),
+        bias(attributes.constant(2)),
+        norm_weight(attributes.constant(3)) {
     if (gate != nullptr && layout.outputs % (2 * kTile) != 0)
       throw std::invalid_argument("before an activation N must be a multiple of 32");
   }
@@ -147,8 +151,8 @@ struct QuantizedLinear {
   void compute(Context& context) const {
     std::vector<int64_t> shape;
     const Source from = source(context, shape);
-    const Tensor bias = context.input(2);
-    const uint8_t* table = read_table(context.input(1), layout);
+    const Tensor bias = input(context, 2, this->bias);
+    const uint8_t* table = read_table(input(context, 1, this->table), layout);
     if (bias.data != nullptr && (bias.shape.size() != 1 || bias.shape[0] != layout.outputs))
       throw std::invalid_argument("bias must be [" + std::to_string(layout.outputs) + "]");
     const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
@@ -159,7 +163,7 @@ struct QuantizedLinear {
     if (quantize_input) {
       const Activations acts = activations(from.rows);
       multiply(
-          context, from.rows, y, table, [&](int64_t row) { quantize(from, row, acts); },
+          context, from.rows, y, table, [&](int64_t first, int64_t end) { quantize(from, first, end, acts); },
           [&](const Output& out, const Part& part) { kernels.integer(layout, table, acts, add, out, part); });
     } else if (before == Before::kNothing) {
       multiply(
@@ -168,15 +172,22 @@ struct QuantizedLinear {
     } else {
       float* rows = floats(from.rows);
       multiply(
-          context, from.rows, y, table, [&](int64_t row) { prepared(from, row, rows + row * layout.inputs); },
+          context, from.rows, y, table, [&](int64_t first, int64_t end) {
+            for (int64_t row = first; row < end; row++) prepared(from, row, rows + row * layout.inputs);
+          },
           [&](const Output& out, const Part& part) { kernels.floating(layout, table, rows, add, out, part); });
     }
   }
 
  private:
+  static Tensor input(const Context& context, size_t index, const Tensor& constant) {
+    return constant.data != nullptr ? constant : context.input(index);
+  }
+
   // Checks what rows are made from; `shape` becomes x's.
   Source source(Context& context, std::vector<int64_t>& shape) const {
-    const Tensor x = context.input(0), weight = context.input(3), residual = context.input(4);
+    const Tensor x = context.input(0), residual = context.input(4);
+    const Tensor weight = input(context, 3, norm_weight);
     const bool norm = before == Before::kRmsNorm, gated = before == Before::kSilu || before == Before::kGeluTanh;
     const int64_t width = layout.inputs * (gated ? 2 : 1);
     if (x.shape.empty() || x.shape.back() != width)
@@ -215,6 +226,16 @@ struct QuantizedLinear {
     return nullptr;
   }
 
+  // Asks for what rows are made of, which other threads have written a part of.
+  void ask_for(const Source& from, int64_t first, int64_t end) const {
+    const bool gated = before == Before::kSilu || before == Before::kGeluTanh;
+    const int64_t wide = layout.inputs * (gated ? 2 : 1), count = (end - first) * wide;
+    ask(from.x + first * wide, count);
+    if (from.residual == nullptr) return;
+    ask(from.residual + first * wide, count);
+    ask_to_write(from.total + first * wide, count);
+  }
+
   // Where rows are made.
   Activations activations(int64_t rows) const {
     static thread_local Scratch scratch;
@@ -229,12 +250,17 @@ struct QuantizedLinear {
     return reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(rows * layout.inputs) * 4));
   }
 
-  void quantize(const Source& from, int64_t row, const Activations& to) const {
+  void quantize(const Source& from, int64_t first, int64_t end, const Activations& to) const {
     static thread_local Scratch scratch;
     const int64_t width = layout.inputs, groups = layout.groups;
     float* made = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(width) * 4));
-    kernels.quantize(prepared(from, row, made), width, layout.group, to.levels + row * width, to.scales + row * groups,
-                     to.sums + row * groups);
+    ask_to_write(to.levels + first * width, (end - first) * width);
+    ask_to_write(to.scales + first * groups, (end - first) * groups);
+    ask_to_write(to.sums + first * groups, (end - first) * groups);
+    ask_for(from, first, end);
+    for (int64_t row = first; row < end; row++)
+      kernels.quantize(prepared(from, row, made), width, layout.group, to.levels + row * width,
+                       to.scales + row * groups, to.sums + row * groups);
   }
 
   // Calls make(row) for each row, unless `make` is null, and then product(output, part) for all parts of y.
@@ -254,13 +280,13 @@ struct QuantizedLinear {
     const auto to = [=](const Part& part) { return y + part.first_row * wide + part.first_tile * kTile; };
     if (gate == nullptr) {
       each_part(context, rows, [&](const Part& part) {
-        ask_to_write(to(part), part, wide, part.tiles);
+        for (int64_t r = 0; r < part.last_row - part.first_row; r++) ask_to_write(to(part) + r * wide, part.tiles * kTile);
         ready(part);
         product(Output{to(part), wide, kTile}, part);
       });
     } else {
       each_pair(context, rows, [&](const Part& part) {
-        ask_to_write(to(part), part, wide, 1);
+        for (int64_t r = 0; r < part.last_row - part.first_row; r++) ask_to_write(to(part) + r * wide, kTile);
         ready(part);
         alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
         const int64_t count = part.last_row - part.first_row;

@@ -9,18 +9,18 @@ namespace optcc::quantized_linear {
 
 class SharedRows {
  public:
-  explicit SharedRows(int64_t rows) : rows_(rows), each_(std::clamp<int64_t>(rows / 8, 1, 16)) {}
+  explicit SharedRows(int64_t rows) : rows_(rows), each_(std::clamp<int64_t>(rows / 4, 1, 16)) {}
 
   bool done() const { return made_.load(std::memory_order_acquire) == rows_; }
 
-  // On return all rows are made: those that nobody has taken yet by make(row) here. While others make theirs
+  // On return all rows are made: those that nobody has taken yet by make(first, end) here. While others make theirs
   // `meanwhile` is called. Only what a running thread took is waited for, so that any number of threads, one too,
   // comes to an end.
   template <class Make, class Meanwhile>
   void finish(const Make& make, const Meanwhile& meanwhile) {
     for (int64_t first; (first = taken_.fetch_add(each_, std::memory_order_relaxed)) < rows_;) {
       const int64_t end = std::min(rows_, first + each_);
-      for (int64_t row = first; row < end; row++) make(row);
+      make(first, end);
       made_.fetch_add(end - first, std::memory_order_acq_rel);
     }
     while (!done()) meanwhile();
