@@ -267,12 +267,12 @@ struct QuantizedLinear {
   template <class Make, class Product>
   void multiply(Context& context, int64_t rows, float* y, const uint8_t* table, const Make& make,
                 const Product& product) const {
-    SharedRows shared(rows);
+    SharedRows shared(rows, block_of(rows));
     const auto ready = [&](const Part& part) {
       if constexpr (!std::is_null_pointer_v<Make>) {
-        if (shared.done()) return;
+        if (shared.done(part.first_row)) return;
         Soon soon(layout, table, part);
-        shared.finish(make, [&] { soon.ask(); });
+        shared.finish(part.first_row, make, [&] { soon.ask(); });
       }
     };
     const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
@@ -319,15 +319,21 @@ struct QuantizedLinear {
     return rows <= kRowsAtOnce && Tables::bytes() > kStays && fetches_past_caches();
   }
 
-  // ONNX Runtime gives each thread an equal run of neighbouring parts. All rows of a column come one after the other:
-  // each thread reads its share of the table once, in order.
+  // Rows of one part: about as many in each, and whole steps of the kernels.
+  static int64_t block_of(int64_t rows) {
+    const int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
+    return std::min(kRowsAtOnce, ((rows + blocks - 1) / blocks + 7) / 8 * 8);
+  }
+
+  // ONNX Runtime gives each thread an equal run of neighbouring parts. All columns of a block of rows come one after the
+  // other: a thread has made most of the rows that it multiplies, and its results don't move to another core's cache
+  // until that reads them. Of one block each thread reads its share of the table once, in order.
   template <class Body>
   static void each_column(Context& context, int64_t rows, int64_t columns, const Body& body) {
-    const int64_t blocks = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
-    const int64_t block = std::min(kRowsAtOnce, ((rows + blocks - 1) / blocks + 7) / 8 * 8);
+    const int64_t block = block_of(rows), blocks = (rows + block - 1) / block;
     context.parallel_for(static_cast<size_t>(columns * blocks), [&](size_t index) {
-      const int64_t row = static_cast<int64_t>(index) % blocks * block;
-      if (row < rows) body(row, std::min(rows, row + block), static_cast<int64_t>(index) / blocks);
+      const int64_t row = static_cast<int64_t>(index) / columns * block;
+      body(row, std::min(rows, row + block), static_cast<int64_t>(index) % columns);
     });
   }
 };
