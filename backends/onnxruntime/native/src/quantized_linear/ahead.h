@@ -7,7 +7,7 @@
 
 namespace optcc::quantized_linear {
 
-constexpr int64_t kSoon = 1 << 16;  // bytes of its first tiles that a thread asks for while it waits
+constexpr int64_t kSoon = 1 << 16;  // bytes of one array that are asked for before the first of them is used
 
 // Tells the processor that this thread waits.
 inline void relax() {

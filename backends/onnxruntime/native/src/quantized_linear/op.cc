@@ -226,10 +226,11 @@ struct QuantizedLinear {
     return nullptr;
   }
 
-  // Asks for what rows are made of, which other threads have written a part of.
+  // Asks for what rows are made of, which other threads have written a part of; not for more than stays until it's used.
   void ask_for(const Source& from, int64_t first, int64_t end) const {
     const bool gated = before == Before::kSilu || before == Before::kGeluTanh;
-    const int64_t wide = layout.inputs * (gated ? 2 : 1), count = (end - first) * wide;
+    const int64_t wide = layout.inputs * (gated ? 2 : 1), most = kSoon / static_cast<int64_t>(sizeof(float));
+    const int64_t count = std::min((end - first) * wide, most);
     ask(from.x + first * wide, count);
     if (from.residual == nullptr) return;
     ask(from.residual + first * wide, count);
@@ -254,10 +255,12 @@ struct QuantizedLinear {
     static thread_local Scratch scratch;
     const int64_t width = layout.inputs, groups = layout.groups;
     float* made = reinterpret_cast<float*>(scratch.reserve(static_cast<size_t>(width) * 4));
-    ask_to_write(to.levels + first * width, (end - first) * width);
-    ask_to_write(to.scales + first * groups, (end - first) * groups);
-    ask_to_write(to.sums + first * groups, (end - first) * groups);
-    ask_for(from, first, end);
+    if (one_block(from.rows)) {
+      ask_to_write(to.levels + first * width, (end - first) * width);
+      ask_to_write(to.scales + first * groups, (end - first) * groups);
+      ask_to_write(to.sums + first * groups, (end - first) * groups);
+      ask_for(from, first, end);
+    }
     for (int64_t row = first; row < end; row++)
       kernels.quantize(prepared(from, row, made), width, layout.group, to.levels + row * width,
                        to.scales + row * groups, to.sums + row * groups);
@@ -278,15 +281,19 @@ struct QuantizedLinear {
     const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
     // Of the part's own tiles, which come before those that they let through.
     const auto to = [=](const Part& part) { return y + part.first_row * wide + part.first_tile * kTile; };
+    const auto claim = [&](const Part& part, int64_t tiles) {
+      for (int64_t r = 0; one_block(rows) && r < part.last_row - part.first_row; r++)
+        ask_to_write(to(part) + r * wide, tiles * kTile);
+    };
     if (gate == nullptr) {
       each_part(context, rows, [&](const Part& part) {
-        for (int64_t r = 0; r < part.last_row - part.first_row; r++) ask_to_write(to(part) + r * wide, part.tiles * kTile);
+        claim(part, part.tiles);
         ready(part);
         product(Output{to(part), wide, kTile}, part);
       });
     } else {
       each_pair(context, rows, [&](const Part& part) {
-        for (int64_t r = 0; r < part.last_row - part.first_row; r++) ask_to_write(to(part) + r * wide, kTile);
+        claim(part, 1);
         ready(part);
         alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
         const int64_t count = part.last_row - part.first_row;
@@ -315,8 +322,11 @@ struct QuantizedLinear {
     });
   }
 
+  // All threads share the rows then; of several blocks a thread has most of what it reads and writes in its cache.
+  static bool one_block(int64_t rows) { return rows <= kRowsAtOnce; }
+
   static bool once(int64_t rows) {
-    return rows <= kRowsAtOnce && Tables::bytes() > kStays && fetches_past_caches();
+    return one_block(rows) && Tables::bytes() > kStays && fetches_past_caches();
   }
 
   // Rows of one part: about as many in each, and whole steps of the kernels.
