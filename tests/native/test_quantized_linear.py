@@ -127,7 +127,9 @@ def test_rows_are_whole_however_many_threads_make_them(before: str, threads: int
     for count in (1, 2, 3, 16, 67):
         for first in range(20):  # other rows each time: what is left of the last ones must not pass
             part = slice(first, first + count)
-            some = run_before(session(form, "", threads), x[part], None if residual is None else residual[part])
+            some = run_before(
+                session(form, "", threads), x[part], None if residual is None else residual[part]
+            )
             for found, wanted in zip(some, whole, strict=True):
                 np.testing.assert_array_equal(found, wanted[part])
 

@@ -266,7 +266,7 @@ struct QuantizedLinear {
                        to.scales + row * groups, to.sums + row * groups);
   }
 
-  // Calls make(row) for each row, unless `make` is null, and then product(output, part) for all parts of y.
+  // Calls make(first, end) for all rows, unless `make` is null, and then product(output, part) for all parts of y.
   template <class Make, class Product>
   void multiply(Context& context, int64_t rows, float* y, const uint8_t* table, const Make& make,
                 const Product& product) const {
@@ -282,7 +282,8 @@ struct QuantizedLinear {
     // Of the part's own tiles, which come before those that they let through.
     const auto to = [=](const Part& part) { return y + part.first_row * wide + part.first_tile * kTile; };
     const auto claim = [&](const Part& part, int64_t tiles) {
-      for (int64_t r = 0; one_block(rows) && r < part.last_row - part.first_row; r++)
+      if (!one_block(rows)) return;
+      for (int64_t r = 0; r < part.last_row - part.first_row; r++)
         ask_to_write(to(part) + r * wide, tiles * kTile);
     };
     if (gate == nullptr) {
