@@ -126,7 +126,7 @@ class OnnxExecutor:
     def _run(self, batch: Batch, logits: FloatArray) -> None:
         """One call; `logits` gets a row for each wanted row, or one row that nobody reads when none is wanted."""
         rows = batch.wanted_rows if len(batch.wanted_rows) else _ANY_ROW
-        inputs = {
+        inputs: dict[str, Array] = {
             "input_ids": batch.token_ids,
             "position_ids": batch.positions,
             "query_starts": batch.query_starts,
