@@ -28,12 +28,14 @@ struct Range {
   int64_t first, end;
 };
 
-// Asks for some heads of a token.
-inline void ask(const Rows& rows, int64_t token, Range heads, int64_t width, size_t each) {
-  const char* at =
-      static_cast<const char*>(rows.first) + static_cast<size_t>(token * rows.stride + heads.first * width) * each;
-  const char* end = at + static_cast<size_t>((heads.end - heads.first) * width) * each;
-  for (; at < end; at += 64) __builtin_prefetch(at);
+inline void fetch_lines(const char* at, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+// Asks for some heads of a token, of `each` bytes a value.
+inline void fetch_heads(const Rows& rows, int64_t token, Range heads, int64_t width, int64_t each) {
+  const char* first = static_cast<const char*>(rows.first) + (token * rows.stride + heads.first * width) * each;
+  fetch_lines(first, (heads.end - heads.first) * width * each);
 }
 
 // What this step adds to a pool, and the order of a block there: keys and scales lie channel by channel, values
@@ -48,16 +50,16 @@ struct Write {
   const quantized_linear::Kernels* linear;  // quantizes rows as for a linear, with one scale for all of a row
   float* scales;  // the pool of what floats are divided by to be int8; null: they aren't
 
-  // Asks for a token's row, half of which another core may have made, and for the memory that it goes to: stores to what
-  // isn't there yet hold up what follows them.
+  // Asks for a token's row, half of which another core may have made, and for the memory that it goes to: stores to
+  // what isn't there yet hold up what follows them.
   void fetch(int64_t token, int64_t page, int64_t offset, Range heads) const {
     const bool packed = pool->type == INT8 && scales == nullptr;
-    ask(from, token, heads, width, packed ? 1 : sizeof(float));
+    fetch_heads(from, token, heads, width, packed ? 1 : sizeof(float));
     const int64_t each = pool->type == INT8 ? 1 : pool->type == HALF ? 2 : 4, row = width * each;
     const int64_t first = by_channel ? 0 : offset / 2 * 2 * row, end = by_channel ? block * row : first + 2 * row;
     for (int64_t head = heads.first; head < heads.end; ++head) {
       const char* at = pool->as<char>() + (page * kv_heads + head) * block * row;
-      for (int64_t i = first; i < end; i += 64) __builtin_prefetch(at + i);
+      fetch_lines(at + first, end - first);
       if (scales != nullptr) __builtin_prefetch(scales + (page * kv_heads + head) * block + offset);
     }
   }
@@ -142,7 +144,7 @@ struct Writer {
   void fetch(const Piece& u) const {
     const int64_t position = u.position + u.tokens - 1, block = attention.block, token = u.token + u.tokens - 1;
     if (given.queries != nullptr)
-      ask(given.q, token, {u.head, u.head + u.groups * u.heads}, attention.width, sizeof(float));
+      fetch_heads(given.q, token, {u.head, u.head + u.groups * u.heads}, attention.width, sizeof(float));
     for (const Write& write : writes)
       write.fetch(token, u.table[position / block], position % block, {u.kv_head, u.kv_head + u.groups});
   }

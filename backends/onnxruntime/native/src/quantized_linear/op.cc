@@ -14,7 +14,6 @@
 //   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, N a multiple of 32
 
 #include <algorithm>
-#include <atomic>
 #include <memory>
 
 #include "abi/ort_op.h"
@@ -92,20 +91,6 @@ class Scratch {
 };
 
 constexpr int64_t kFewRows = 4;
-constexpr size_t kStays = 16 << 20;  // bytes of tables that may still be in a cache in the next step
-
-// All tables' bytes in this process.
-class Tables {
- public:
-  explicit Tables(const Layout& layout) : own_(static_cast<size_t>(layout.tiles) * layout.tile_bytes) { all_ += own_; }
-  ~Tables() { all_ -= own_; }
-  Tables(const Tables&) = delete;
-  static size_t bytes() { return all_.load(std::memory_order_relaxed); }
-
- private:
-  const size_t own_;
-  static inline std::atomic<size_t> all_{0};
-};
 
 // Where the rows that are multiplied come from; null pointers where there is no such thing.
 struct Source {
@@ -123,7 +108,7 @@ struct QuantizedLinear {
   static constexpr Port kOutputs[] = {{FLOAT}, {FLOAT, kOptional}};
 
   Layout layout;
-  Tables tables;
+  CountedTable counted;
   bool quantize_input;
   Before before;
   float epsilon;
@@ -134,7 +119,7 @@ struct QuantizedLinear {
 
   explicit QuantizedLinear(const Attributes& attributes)
       : layout(read_layout(attributes)),
-        tables(layout),
+        counted(layout),
         quantize_input(attributes.integer("quantize_input") != 0),
         before(before_of(attributes.text("prepare", ""))),
         epsilon(attributes.number("epsilon", 0.0f)),
@@ -155,8 +140,7 @@ struct QuantizedLinear {
     const uint8_t* table = read_table(input(context, 1, this->table), layout);
     if (bias.data != nullptr && (bias.shape.size() != 1 || bias.shape[0] != layout.outputs))
       throw std::invalid_argument("bias must be [" + std::to_string(layout.outputs) + "]");
-    const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
-    shape.back() = wide;
+    shape.back() = results();
     float* y = context.output(0, shape).as<float>();
     if (from.rows == 0) return;
     const float* add = bias.as<float>();
@@ -180,6 +164,9 @@ struct QuantizedLinear {
   }
 
  private:
+  // Of a row.
+  int64_t results() const { return gate == nullptr ? layout.outputs : layout.outputs / 2; }
+
   static Tensor input(const Context& context, size_t index, const Tensor& constant) {
     return constant.data != nullptr ? constant : context.input(index);
   }
@@ -226,7 +213,8 @@ struct QuantizedLinear {
     return nullptr;
   }
 
-  // Asks for what rows are made of, which other threads have written a part of; not for more than stays until it's used.
+  // Asks for what rows are made of, a part of which other threads have written; not for more than stays until it's
+  // used.
   void ask_for(const Source& from, int64_t first, int64_t end) const {
     const bool gated = before == Before::kSilu || before == Before::kGeluTanh;
     const int64_t wide = layout.inputs * (gated ? 2 : 1), most = kSoon / static_cast<int64_t>(sizeof(float));
@@ -278,7 +266,7 @@ struct QuantizedLinear {
         shared.finish(part.first_row, make, [&] { soon.ask(); });
       }
     };
-    const int64_t wide = gate == nullptr ? layout.outputs : layout.outputs / 2;
+    const int64_t wide = results();
     // Of the part's own tiles, which come before those that they let through.
     const auto to = [=](const Part& part) { return y + part.first_row * wide + part.first_tile * kTile; };
     const auto claim = [&](const Part& part, int64_t tiles) {
@@ -327,7 +315,7 @@ struct QuantizedLinear {
   static bool one_block(int64_t rows) { return rows <= kRowsAtOnce; }
 
   static bool once(int64_t rows) {
-    return one_block(rows) && Tables::bytes() > kStays && fetches_past_caches();
+    return one_block(rows) && CountedTable::all_bytes() > kStays && fetches_past_caches();
   }
 
   // Rows of one part: about as many in each, and whole steps of the kernels.

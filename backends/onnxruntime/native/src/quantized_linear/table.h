@@ -1,6 +1,7 @@
-// What both operators over a packed table share: its description among a node's attributes, and its bytes.
+// What operators over a packed table share: its description among a node's attributes, its bytes, and their count.
 #pragma once
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -14,6 +15,23 @@ inline Layout read_layout(const Attributes& attributes) {
                      static_cast<int>(attributes.integer("bits")), attributes.integer("half_scales") != 0,
                      attributes.integer("zero_points") != 0);
 }
+
+constexpr size_t kStays = 16 << 20;  // bytes of tables that may still be in a cache in the next step
+
+// Counts the bytes of a table, as long as it lives, among those of all linears in this process.
+class CountedTable {
+ public:
+  explicit CountedTable(const Layout& layout) : own_(static_cast<size_t>(layout.tiles) * layout.tile_bytes) {
+    all_ += own_;
+  }
+  ~CountedTable() { all_ -= own_; }
+  CountedTable(const CountedTable&) = delete;
+  static size_t all_bytes() { return all_.load(std::memory_order_relaxed); }
+
+ private:
+  const size_t own_;
+  static inline std::atomic<size_t> all_{0};
+};
 
 // The bytes of a table [tiles, tile bytes].
 inline const uint8_t* read_table(const Tensor& tensor, const Layout& layout) {
