@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optcc.backends.onnxruntime.lower.chain import LINEAR, LINEARS
+from optcc.backends.onnxruntime.separate import separate
 from optcc.backends.onnxruntime.session import MODEL
 
 _ROUNDS = frozenset({"Round", "QuantizeLinear", "DynamicQuantizeLinear"})
@@ -28,7 +30,7 @@ def rows_alike(root: Path) -> bool:
 
     graph = onnx.load_model(root / MODEL, load_external_data=False).graph
     kinds = {node.op_type for node in graph.node}
-    rounds = kinds & {*_ROUNDS, "QuantizedLinear", "MatMulNBits"} or _narrow_pools(graph)
+    rounds = kinds & {*_ROUNDS, LINEAR, LINEARS, "MatMulNBits"} or _narrow_pools(graph)
     return not (kinds & _SUMS and rounds)
 
 
@@ -42,11 +44,12 @@ def unrounded(root: Path) -> bytes | None:
     import onnx
 
     model = onnx.load_model(root / MODEL, load_external_data=False)
+    separate(model)
     for node in model.graph.node:
         if node.op_type in _ROUNDS:
             return None
         for attribute in node.attribute:
-            if node.op_type == "QuantizedLinear" and attribute.name == "quantize_input":
+            if node.op_type == LINEAR and attribute.name == "quantize_input":
                 attribute.i = 0
             elif node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = _FLOATS

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from optcc.backends.onnxruntime.executor import OnnxExecutor
 from optcc.backends.onnxruntime.lower import registry
+from optcc.backends.onnxruntime.separate import separate
 from optcc.compile import prediction
 from optcc.ir.module import Module
 from optcc.pm.context import Context
@@ -112,7 +113,7 @@ class Planting:
         self.patch.setitem(registry.RULES, name, dataclasses.replace(rule, lower=lower))
 
     def graph(self, edit: Callable[[Any], None]) -> None:
-        """An ONNX graph that is not what was lowered; `edit` gets the onnx.ModelProto."""
+        """An ONNX graph that is not what was lowered; `edit` gets the onnx.ModelProto, all linears apart."""
         import onnx
 
         from optcc.backends.onnxruntime.lower import graph
@@ -121,6 +122,7 @@ class Planting:
 
         def wrong(module: Module, spans: Any) -> bytes:
             model = onnx.load_from_string(lower(module, spans))
+            separate(model)
             try:
                 edit(model)
             except Exception as error:

@@ -10,6 +10,7 @@ from torch import fx
 from optcc.artifact.weights import Span
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
+from optcc.backends.onnxruntime.lower.chain import chain
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
 from optcc.backends.onnxruntime.lower.storage import plan_storage
@@ -41,7 +42,7 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
             emit.scope = node.name
             emit.values[node] = _emit(emit, node)
     outputs = _outputs(emit) + emit.extra_outputs
-    live = _live(emit.nodes, outputs)
+    live = chain(_live(emit.nodes, outputs), outputs)
     graph = ir.Graph(
         inputs,
         outputs,

@@ -13,11 +13,12 @@ namespace optcc {
 const OrtCustomOp* paged_attention();
 const OrtCustomOp* quantized_embedding_op();
 const OrtCustomOp* quantized_linear_op();
+const OrtCustomOp* quantized_linears_op();
 
 namespace {
 
 using Make = const OrtCustomOp* (*)();
-const std::initializer_list<Make> kOperators = {paged_attention, quantized_linear_op, quantized_embedding_op};
+const std::initializer_list<Make> kOperators = {paged_attention, quantized_linear_op, quantized_linears_op, quantized_embedding_op};
 
 }  // namespace
 }  // namespace optcc
