@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from operator import lt
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -136,32 +138,35 @@ class Batch:
     def __post_init__(self) -> None:
         for name, dtype, rank in _BATCH_TYPES:
             array = getattr(self, name)
-            if array.dtype != dtype or array.ndim != rank:
+            if (array.dtype is not dtype and array.dtype != dtype) or array.ndim != rank:
                 raise ValueError(
                     f"Batch.{name} is {array.dtype} of rank {array.ndim}, not {dtype} of rank {rank}"
                 )
-        tokens, requests = len(self.token_ids), len(self.kv_lengths)
+        # As lists: of a few numbers each, which numpy takes ten times as long for, in every step.
+        starts, lengths, rows = (
+            array.tolist() for array in (self.query_starts, self.kv_lengths, self.wanted_rows)
+        )
+        tokens, requests = len(self.token_ids), len(lengths)
         if tokens == 0 or requests == 0:
             raise ValueError("a Batch needs at least one token")
         if len(self.positions) != tokens:
             raise ValueError(f"Batch.positions has {len(self.positions)} rows for {tokens} tokens")
-        starts = self.query_starts
         if len(starts) != requests + 1 or starts[0] != 0 or starts[-1] != tokens:
-            raise ValueError(
-                f"Batch.query_starts {starts.tolist()} doesn't span {tokens} tokens, {requests} requests"
-            )
-        lengths = np.diff(starts)
-        if lengths.min() < 1:
-            raise ValueError(f"Batch.query_starts {starts.tolist()} doesn't rise")
-        if (self.kv_lengths < lengths).any():
+            raise ValueError(f"Batch.query_starts {starts} doesn't span {tokens} tokens, {requests} requests")
+        if not _rises(starts):
+            raise ValueError(f"Batch.query_starts {starts} doesn't rise")
+        if any(length < end - start for length, start, end in zip(lengths, starts, starts[1:])):
             raise ValueError(
                 "Batch.kv_lengths counts the tokens of this step too, and is smaller than they are"
             )
         if len(self.block_table) != requests:
             raise ValueError(f"Batch.block_table has {len(self.block_table)} rows for {requests} requests")
-        rows = self.wanted_rows
-        if len(rows) and (rows[0] < 0 or rows[-1] >= tokens or (np.diff(rows) < 1).any()):
-            raise ValueError(f"Batch.wanted_rows {rows.tolist()} must rise within 0..{tokens - 1}")
+        if rows and (rows[0] < 0 or rows[-1] >= tokens or not _rises(rows)):
+            raise ValueError(f"Batch.wanted_rows {rows} must rise within 0..{tokens - 1}")
+
+
+def _rises(numbers: Sequence[int]) -> bool:
+    return all(map(lt, numbers, islice(numbers, 1, None)))
 
 
 _BATCH_TYPES = (

@@ -90,7 +90,7 @@ def session(form: Form) -> Any:
     names = [name if name in inputs else "" for name in PORTS]
     if form.rotary:
         for name in ("cos", "sin"):
-            inputs[name] = (TensorProto.FLOAT, ["T", form.rotary // 2])
+            inputs[name] = (TensorProto.FLOAT, None)  # of any rank
     names += ["cos", "sin"] if form.rotary else ["", ""]
     if form.sinks:
         inputs["sinks"] = (TensorProto.FLOAT, [form.heads])

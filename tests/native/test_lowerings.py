@@ -106,6 +106,11 @@ def test_attention_quantizes_what_it_caches(tmp_path: Path) -> None:
         assert absent == [1, 2, 8, 9], inputs
         assert len(inputs) == 14
     assert not any(node.op_type in ("Round", "RotaryEmbedding") for node in graph.node)
+    # The logits come from the head as they are, and a layer is attention and a chain.
+    made_by = {name: node for node in graph.node for name in node.output}
+    last = made_by["logits"]
+    assert (last.op_type, made_by[last.input[0]].op_type) == ("Identity", "QuantizedLinear")
+    assert sum(node.op_type == "QuantizedLinears" for node in graph.node) == len(attentions)
     spec = Artifact.open(made.artifact, force=True).manifest.spec
     assert spec["kv_dtype"] == "int8"
     wide = load_backend("onnxruntime").open_unrounded(made.artifact, spec, 1)

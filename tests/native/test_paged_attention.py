@@ -289,6 +289,15 @@ def test_sinks_of_other_heads_are_refused() -> None:
         run(session(form), inputs | {"sinks": inputs["sinks"][:-1].copy()})
 
 
+def test_tables_may_lie_in_matrices_of_one_row() -> None:
+    form = Form(rotary=64)
+    inputs, _ = raw(form, Texts(Form(), [20]).step({0: 20}))
+    wanted = run(session(form), inputs)
+    for shape in ((1, 20, -1), (1, 20, 1, -1)):
+        grouped = {name: inputs[name].reshape(shape) for name in ("cos", "sin")}
+        np.testing.assert_array_equal(run(session(form), inputs | grouped), wanted)
+
+
 def test_tables_that_do_not_fit_are_refused() -> None:
     form = Form(rotary=64)
     inputs, _ = raw(form, Texts(Form(), [20]).step({0: 20}))

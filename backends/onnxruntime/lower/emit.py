@@ -43,7 +43,7 @@ class Emitter:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.values: dict[fx.Node, Any] = {}
-        self.activated: set[fx.Node] = set()  # whose values are those of the gated activation behind them
+        self.taken_in: set[fx.Node] = set()  # whose values are those of the one node that reads them
         self.extra_outputs: list[ir.Value] = []
         self.scope = ""
         self._shared: dict[Hashable, Any] = {}

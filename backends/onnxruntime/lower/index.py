@@ -51,6 +51,8 @@ def index_select(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
 def select(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """One slice along one dim, which goes away."""
     x, axis, place = operands
+    if x in emit.taken_in:
+        return emit.value(x)
     return emit.op(
         "Gather", [emit.value(x), emit.cast(place, torch.int64)], {"axis": axis_of(axis, rank_of(x))}
     )

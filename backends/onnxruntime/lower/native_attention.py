@@ -54,7 +54,7 @@ def native_attention(emit: Emitter, operands: list[Any]) -> ir.Value:
     inputs += [emit.value(x) for x in (k_pool, v_pool)]
     inputs += [emit.cast(x, torch.int32) for x in (starts, lengths, table)]
     inputs += [None if x is None else emit.value(x) for x in scales]
-    inputs += [emit.value(x) for x in rope[:2]] if rope else [None, None]
+    inputs += [emit.value(_table(x)) for x in rope[:2]] if rope else [None, None]
     inputs.append(None if sinks is None else emit.value(sinks))
     while inputs[-1] is None:
         inputs.pop()
@@ -101,6 +101,18 @@ def _base(node: fx.Node) -> fx.Node:
     """What a node is a reshape of."""
     while node.target is RESHAPE:
         node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def _table(node: fx.Node) -> fx.Node:
+    """Cosines or sines [T, D/2], or the same rows as they were made: [1, T, D/2], [1, T, 1, D/2]."""
+    while node.target is RESHAPE:
+        made = node.args[0]
+        if not isinstance(made, fx.Node) or shape_of(made)[-1] != shape_of(node)[-1]:
+            break
+        if shape_of(made)[:-1].count(1) != len(shape_of(made)) - 2:
+            break
+        node = made
     return node
 
 

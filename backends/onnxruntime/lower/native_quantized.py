@@ -34,11 +34,14 @@ def native_linear(
 
     A norm or a gated activation of x that nothing else reads is computed inside as well, a row at a time: what was
     emitted for it is dead then. So is a gated activation that alone reads the product, where its halves are whole
-    tiles: then the result is that activation's, and its own lowering hands it on.
+    tiles: then the result is that activation's, and its own lowering hands it on. So too where only the first of one
+    matrix is read, as logits are: the rows lose that dim before they are multiplied, and the product is copied nowhere.
     """
     before = _norm_before(emit, x) or _gate_before(emit, x) or Before([emit.value(x)])
     gate = _gate_after(node, table)
-    operands = [before.operands[0], _stored(emit, table), bias, *before.operands[1:]]
+    only = None if before.attributes else _only_matrix(node)
+    rows = before.operands[0] if only is None else emit.reshape(emit.value(x), [-1, table.packing.inputs])
+    operands = [rows, _stored(emit, table), bias, *before.operands[1:]]
     while operands[-1] is None:
         operands.pop()
     attributes: Attributes = {
@@ -55,10 +58,22 @@ def native_linear(
         for user in before.total.users:
             if user.args[1] == 1 and user in emit.values:
                 emit.values[user] = total
-    if gate is None:
+    behind = gate or only
+    if behind is None:
         return _typed_as(results[0], node)
-    emit.activated.add(node)
-    return _typed_as(results[0], gate)
+    emit.taken_in.add(node)
+    return _typed_as(results[0], behind)
+
+
+def _only_matrix(node: fx.Node) -> fx.Node | None:
+    """The selection of all there is, of one matrix [1, rows, N], that alone reads a product."""
+    if len(node.users) != 1 or dtype_of(node) != torch.float32:
+        return None
+    (reader,) = node.users
+    if reader.target is not torch.ops.aten.select.int or normalized(reader)[0][1:] != [0, 0]:
+        return None
+    shape = shape_of(node)
+    return reader if len(shape) == 3 and shape[0] == 1 else None
 
 
 def _gate_after(node: fx.Node, table: NativeTable) -> fx.Node | None:
@@ -110,7 +125,7 @@ def _gate_before(emit: Emitter, x: fx.Node) -> Before | None:
     if x.target is not GATED or len(x.users) != 1:
         return None
     gate_up, kind = normalized(x)[0]
-    if kind not in GATES or dtype_of(gate_up) != torch.float32 or gate_up in emit.activated:
+    if kind not in GATES or dtype_of(gate_up) != torch.float32 or gate_up in emit.taken_in:
         return None
     return Before([emit.value(gate_up)], {"prepare": kind})
 

@@ -73,7 +73,7 @@ def activation(emit: Emitter, x: ir.Value, kind: str) -> ir.Value:
 @lowers("optcc.gated_activation.default")
 def gated(emit: Emitter, node: fx.Node, operands: list[Any]) -> ir.Value:
     """`act(first half) * second half`, unless what gives both halves did it."""
-    if operands[0] in emit.activated:
+    if operands[0] in emit.taken_in:
         return emit.value(operands[0])
     gate, up = emit.ops("Split", [emit.value(operands[0])], {"axis": -1, "num_outputs": 2}, outputs=2)
     return emit.op("Mul", [activation(emit, gate, operands[1]), up])

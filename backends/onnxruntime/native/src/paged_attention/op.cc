@@ -11,7 +11,7 @@
 //    7 block_table   int32 [R, M]
 //    8 key_scale, 9 value_scale                float [T, G, 1]      with keys and values in int8
 //   10 key_scale_pool, 11 value_scale_pool     float [N, K, G, 1]   with pools in int8, written in place
-//   12 cos, 13 sin                             float [T, D/2]       rotate the first D channels of queries and keys,
+//   12 cos, 13 sin                             float [.., T, D/2]   rotate the first D channels of queries and keys,
 //                                                                   which are float then
 //   14 sinks         float [H]                           a score more in each head's softmax, without a value
 // Output: float [T, H, C], or [..., H C] with all three in a row. Attributes: scale (float), local_window_size (int, 0:
@@ -22,6 +22,7 @@
 // attends to what a request adds writes it, if nobody else reads it in this step (write.h, step.h).
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "abi/ort_op.h"
@@ -71,6 +72,14 @@ bool absent(const Tensor& tensor) { return tensor.data == nullptr && tensor.type
 
 bool has_shape(const Tensor& tensor, std::initializer_list<int64_t> shape) {
   return tensor.data != nullptr && tensor.shape == shape;
+}
+
+// Of so many rows, whatever they are grouped by.
+bool has_rows(const Tensor& tensor, int64_t rows, int64_t width) {
+  if (tensor.data == nullptr || tensor.shape.empty() || tensor.shape.back() != width) return false;
+  for (size_t i = 0; i + 1 < tensor.shape.size(); i++)
+    if (tensor.shape[i] != 1 && std::exchange(rows, 1) != tensor.shape[i]) return false;
+  return rows == 1;
 }
 
 struct PagedAttention {
@@ -150,8 +159,8 @@ struct PagedAttention {
     const Tensor &cos = in[12], &sin = in[13];
     if (!absent(cos) || !absent(sin)) {
       const int64_t half = cos.shape.empty() ? 0 : cos.shape.back();
-      want(!given_packed && has_shape(cos, {tokens, half}) && has_shape(sin, {tokens, half}) && 2 * half <= width,
-           "cos and sin must be [T, D/2] of at most a head's width, for keys that are float");
+      want(!given_packed && has_rows(cos, tokens, half) && has_rows(sin, tokens, half) && 2 * half <= width,
+           "cos and sin must be [.., T, D/2] of at most a head's width, for keys that are float");
       given.rotary = {cos.as<float>(), sin.as<float>(), half, width, interleaved};
     }
     want(absent(in[14]) || has_shape(in[14], {heads}), "sinks must be [H]");
