@@ -73,10 +73,9 @@ inline V where_less(V a, V b, V yes, V no) {
 inline V scale2(V x, V n) { return _mm512_scalef_ps(x, n); }
 // Lanes from..to of x, the others of `other`.
 inline V keep(V x, int from, int to, V other) {
-  from = from < 0 ? 0 : from;
-  if (from > 15 || to < from) return other;
-  const uint32_t upto = to >= 15 ? 0xffffu : (2u << to) - 1;
-  return _mm512_mask_blend_ps(static_cast<__mmask16>(upto & (0xffffu << from)), other, x);
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __mmask16 early = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from));
+  return _mm512_mask_blend_ps(_mm512_mask_cmple_epi32_mask(early, lane, _mm512_set1_epi32(to)), other, x);
 }
 // Their trees are fixed: the order depends on nothing.
 inline float reduce_max(V x) { return _mm512_reduce_max_ps(x); }
