@@ -300,7 +300,8 @@ class MachineJson(TypedDict):
 
 class StepJson(TypedDict):
     """One kind of step: `requests` with `tokens` each, behind `before` others. Times are milliseconds; of a step
-    `unexplained_ms` are spent between operators and in those that the runtime added."""
+    `unexplained_ms` are spent between operators and in those that the runtime added. Linears that run as one operator
+    are called one by one for this, so that it takes a little longer than a step that is served."""
 
     name: str
     requests: int
