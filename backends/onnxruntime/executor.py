@@ -23,18 +23,23 @@ from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHand
 from optcc.runtime.pools import pools_of, requantize
 from optcc.runtime.sampler import SamplingParams
 
-_ALIGNMENT = 64
+_LINE, _HUGE_PAGE = 64, 2 << 20
 _ANY_ROW = np.zeros(1, np.int64)
 _SLACK = 32
 """Padded rows that cost less than another call."""
 
 
 def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
-    """A zeroed array that starts at a cache line."""
+    """A zeroed array that starts at a cache line.
+
+    From 4 MiB on numpy asks Linux for huge pages: such a one starts at one, so that all of it lies in them. Pages of a
+    KV cache lie anywhere, and finding each in small pages of memory takes time of its own.
+    """
     kind = np.dtype(dtype)
     size = int(np.prod(shape)) * kind.itemsize
-    raw = np.zeros(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
+    unit = _HUGE_PAGE if size >= 2 * _HUGE_PAGE else _LINE
+    raw = np.zeros(size + unit, np.uint8)
+    start = -raw.ctypes.data % unit
     return raw[start : start + size].view(kind).reshape(shape)
 
 
