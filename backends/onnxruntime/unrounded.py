@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optcc.backends.onnxruntime.lower.chain import LINEAR, LINEARS
-from optcc.backends.onnxruntime.separate import separate
 from optcc.backends.onnxruntime.session import MODEL
 
 _ROUNDS = frozenset({"Round", "QuantizeLinear", "DynamicQuantizeLinear"})
@@ -44,12 +43,11 @@ def unrounded(root: Path) -> bytes | None:
     import onnx
 
     model = onnx.load_model(root / MODEL, load_external_data=False)
-    separate(model)
     for node in model.graph.node:
         if node.op_type in _ROUNDS:
             return None
         for attribute in node.attribute:
-            if node.op_type == LINEAR and attribute.name == "quantize_input":
+            if node.op_type in (LINEAR, LINEARS) and attribute.name.startswith("quantize_input"):
                 attribute.i = 0
             elif node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
                 attribute.i = _FLOATS
