@@ -107,7 +107,6 @@ def expected_rows(form: Form, ids: Array) -> Array:
 @cache
 def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = False) -> Any:
     """The graph, opened. An empty `isa` is the best one."""
-    import onnxruntime as ort
     from onnx import TensorProto, helper
 
     _, bias = weights(form)
@@ -141,10 +140,17 @@ def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = Fals
     last = [helper.make_tensor_value_info(result, TensorProto.FLOAT, None) for result in results]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
     graph = helper.make_graph([node], "g", inputs, last, stored)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return opened(helper.make_model(graph, opset_imports=opsets, ir_version=10), isa, threads)
+
+
+def opened(model: Any, isa: str = "", threads: int = 1, *, spinning: bool = True) -> Any:
+    """A session over an onnx.ModelProto with native operators; without spinning threads wake up late."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.register_custom_ops_library(str(native.library()))
     native.choose_isa(isa)
     try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower.chain import LINEAR, LINEARS, MOST, chain
 from optcc.backends.onnxruntime.separate import separate
-from tests.native.linears import EPSILON, Array, Form, norm_weight, rows, table, weights
+from tests.native.linears import EPSILON, Array, Form, norm_weight, opened, rows, table, weights
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,7 +69,7 @@ class Layer:
     def model(self, *, joined: bool) -> onnx.ModelProto:
         """As lowering makes it; without joining, one operator to each linear."""
         nodes, inputs, results = self.nodes()
-        return _model(chain(nodes, results) if joined else nodes, inputs, results, joined)
+        return _model(chain(nodes, results) if joined else nodes, inputs, results)
 
     def given(self, count: int) -> dict[str, Array]:
         """Rows of x and of the stream."""
@@ -92,7 +92,7 @@ def _stored(name: str, data: Array) -> ir.Value:
     return ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=tensor.shape)
 
 
-def _model(nodes: list[ir.Node], inputs: list[ir.Value], results: list[ir.Value], joined: bool) -> Any:
+def _model(nodes: list[ir.Node], inputs: list[ir.Value], results: list[ir.Value]) -> onnx.ModelProto:
     import onnx_ir as ir
 
     made = {value.name: value for node in nodes for value in node.outputs}
@@ -106,21 +106,12 @@ def _model(nodes: list[ir.Node], inputs: list[ir.Value], results: list[ir.Value]
         opset_imports={"": 21, native.DOMAIN: 1},
         name="g",
     )
-    return ir.to_proto(ir.Model(graph, ir_version=10))
+    model: onnx.ModelProto = ir.to_proto(ir.Model(graph, ir_version=10))
+    return model
 
 
 def _run(model: onnx.ModelProto, isa: str, threads: int, given: dict[str, Array]) -> list[Array]:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(native.library()))
-    native.choose_isa(isa)
-    try:
-        made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    finally:
-        native.choose_isa("")
+    made = opened(model, isa, threads)
     wanted = {value.name for value in made.get_inputs()}
     found: list[Array] = made.run(None, {k: v for k, v in given.items() if k in wanted})
     return found
@@ -198,17 +189,10 @@ def _llama(layers: int = 1) -> Layer:
 @pytest.mark.parametrize("count", [1, 7, 64])
 def test_threads_that_come_late_change_nothing(count: int, threads: int) -> None:
     """Many runs, in which threads begin, wait and help each other in ever other ways."""
-    import onnxruntime as ort
-
     layer = _llama()
     given = layer.given(count)
     wanted = _run(layer.model(joined=False), "", 1, given)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # so that they wake up late
-    options.register_custom_ops_library(str(native.library()))
-    model = layer.model(joined=True)
-    made = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    made = opened(layer.model(joined=True), threads=threads, spinning=False)
     for _ in range(300):
         for found, one in zip(made.run(None, given), wanted, strict=True):
             np.testing.assert_array_equal(found, one)
