@@ -18,6 +18,15 @@ def names(short: str) -> str:
     return " | ".join(f"aten.{name}" for name in short.split())
 
 
+POINTWISE = names(
+    "neg.default silu.default gelu.default relu.default tanh.default sigmoid.default exp.default "
+    "rsqrt.default sqrt.default abs.default erf.default _to_copy.default pow.Tensor_Scalar"
+)
+"""Operators on every element by itself, for a pattern."""
+BINARY = names("mul.Tensor add.Tensor sub.Tensor div.Tensor")
+"""Operators on two tensors' elements, broadcast."""
+
+
 def shape(node: fx.Node) -> tuple[Any, ...]:
     """The sizes of a node's tensor; symbolic ones are SymInt."""
     return tuple(node.meta["val"].shape)

@@ -13,10 +13,11 @@ from optcc.ir.pattern import Const, Match, Op, Var, op
 from optcc.ir.rewrite import Rule, cleanups
 from optcc.ir.text import target_name
 from optcc.passes.canonicalize._types import (
+    BINARY,
+    POINTWISE,
     aten,
     expression,
     is_tensor,
-    names,
     rank,
     same_dims,
     same_type,
@@ -29,12 +30,6 @@ from optcc.pm.passes import RewritePass
 
 _RESHAPE, _TRANSPOSE, _PERMUTE = "aten.reshape.default", "aten.transpose.int", "aten.permute.default"
 _TURNS = f"{_TRANSPOSE} | {_PERMUTE}"
-# Every element on its own.
-_POINTWISE = names(
-    "neg.default silu.default gelu.default relu.default tanh.default sigmoid.default exp.default "
-    "rsqrt.default sqrt.default abs.default erf.default _to_copy.default pow.Tensor_Scalar"
-)
-_BINARY = "aten.mul.Tensor | aten.add.Tensor | aten.sub.Tensor | aten.div.Tensor"
 # Every row of the last dimension on its own.
 _ROWWISE = "aten.linear.default | optcc.rms_norm.default | aten.layer_norm.default"
 
@@ -201,9 +196,9 @@ class Layout(RewritePass):
             "turn-nothing", op(_TURNS, _X, ...), lambda m, b: m.node("x"), lambda m: _identity_order(m.root)
         ),
         _undo("squeeze-unsqueeze", op("aten.squeeze.dim", op("aten.unsqueeze.default", _X, ...), ...)),
-        Rule("unary", op(_POINTWISE, _MOVED, ...), _unary, _few_symbols),
-        Rule("scaled", op(_BINARY, _MOVED, Const("c")), _unary, _scalar),
-        Rule("pair", op(_BINARY, _MOVED, _OTHER), _pair, _check_pair),
+        Rule("unary", op(POINTWISE, _MOVED, ...), _unary, _few_symbols),
+        Rule("scaled", op(BINARY, _MOVED, Const("c")), _unary, _scalar),
+        Rule("pair", op(BINARY, _MOVED, _OTHER), _pair, _check_pair),
         Rule("rows", op(_ROWWISE, _MOVED, ...), _unary, _check_rows),
         Rule(
             "piece",

@@ -29,14 +29,6 @@ def _given(operator: str, index: int, change: Callable[[Any], Any]) -> Callable[
     return lambda p: p.lowering(operator, wrong)
 
 
-def _both(*plants: Callable[[Planting], None]) -> Callable[[Planting], None]:
-    def plant(p: Planting) -> None:
-        for one in plants:
-            one(p)
-
-    return plant
-
-
 def _swapped(first: int, second: int, operator: str = _ATTENTION) -> Callable[[Planting], None]:
     def wrong(node: fx.Node, operands: Operands) -> Operands:
         operands[first], operands[second] = operands[second], operands[first]
@@ -287,10 +279,18 @@ def _first_row(logits: Any, batch: Batch) -> Any:
     return logits
 
 
-_NORMS = _both(
-    _given("optcc.rms_norm.default", 2, lambda e: e * 1000),
-    _given("optcc.add_rms_norm.default", 3, lambda e: e * 1000),
-)
+def _epsilons(p: Planting) -> None:
+    """Whoever computes the norm: its operators' own lowerings, or the linear that takes it in."""
+    for operator, index in (("optcc.rms_norm.default", 2), ("optcc.add_rms_norm.default", 3)):
+        _given(operator, index, lambda e: e * 1000)(p)
+
+    def edit(model: Any) -> None:
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "QuantizedLinear" and attribute.name == "epsilon":
+                    attribute.f *= 1000
+
+    p.graph(edit)
 
 
 def _batch(change: Callable[[OnnxExecutor, Batch], Batch]) -> Callable[[Planting], None]:
@@ -302,7 +302,7 @@ def _logits(change: Callable[[Any, Batch], Any]) -> Callable[[Planting], None]:
 
 
 FAULTS = (
-    Fault("lowered norm epsilon x 1000", "lowering", _NORMS),
+    Fault("lowered norm epsilon x 1000", "lowering", _epsilons),
     Fault("lowered attention scale x 1.1", "lowering", _given(_ATTENTION, 9, lambda s: s * 1.1)),
     Fault("lowered window dropped", "lowering", _given(_ATTENTION, 10, lambda w: 0), "mistral"),
     Fault("lowered window off by one", "lowering", _given(_ATTENTION, 10, lambda w: w - 1), "mistral"),

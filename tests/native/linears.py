@@ -38,6 +38,8 @@ class Form:
     """What is done to a row first: rms_norm, add_rms_norm, silu, gelu_tanh or nothing."""
     after: str = ""
     """What is done to a row of results: silu, gelu_tanh or nothing."""
+    flatten: bool = False
+    """Whether results lose what rows are grouped by."""
 
     @property
     def packing(self) -> Packing:
@@ -118,9 +120,8 @@ def session(form: Form, isa: str = "", threads: int = 1, *, look_up: bool = Fals
         name, first = "QuantizedEmbedding", helper.make_tensor_value_info("x", TensorProto.INT64, None)
     else:
         name, first = "QuantizedLinear", helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
-        attributes |= {"quantize_input": int(form.activations)} | (
-            {"activation": form.after} if form.after else {}
-        )
+        attributes |= {"quantize_input": int(form.activations), "flatten": int(form.flatten)}
+        attributes |= {"activation": form.after} if form.after else {}
     names, results, inputs = ["x", *parts], ["y"], [first]
     if form.before:
         normed = form.before.endswith("rms_norm")

@@ -52,6 +52,8 @@ class Layer:
                 given += [_stored(f"norm{index}", norm_weight(form))] if normed else []
             if form.after:
                 attributes["activation"] = form.after
+            if form.flatten:
+                attributes["flatten"] = 1
             given += [x] if adds else []
             while given[-1] is None:
                 given.pop()
@@ -219,6 +221,9 @@ def test_what_others_read_stays() -> None:
     total = nodes[1].outputs[1]
     assert [n.op_type for n in chain(nodes, [*results, total])] == [LINEARS, LINEAR], "a sum but the last"
 
+    flat = Layer((replace(layer.forms[0], flatten=True), *layer.forms[1:]))
+    assert [n.op_type for n in chain(*flat.nodes()[::2])] == [LINEAR, LINEARS], "rows of another shape"
+
     nodes, _, results = layer.nodes()
     twice = ir.node("Add", [nodes[0].outputs[0], nodes[0].outputs[0]])
     kinds = [n.op_type for n in chain([nodes[0], twice, *nodes[1:]], [*results, twice.outputs[0]])]
@@ -245,6 +250,12 @@ def test_no_rows_and_batches() -> None:
     assert found.shape == (2, 3, HIDDEN)
     np.testing.assert_array_equal(found.reshape(y.shape), y)
     np.testing.assert_array_equal(sums.reshape(total.shape), total)
+    flat = Layer((*layer.forms[:-1], replace(layer.forms[-1], flatten=True))).model(joined=True)
+    for value in flat.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    rows_alone, sums = _run(flat, "", 2, shaped)
+    np.testing.assert_array_equal(rows_alone, y)
+    assert sums.shape == (2, 3, HIDDEN), "a sum is of x's shape"
     empty = _run(model, "", 2, {name: value[:0] for name, value in given.items()})
     assert [value.shape for value in empty] == [(0, HIDDEN), (0, HIDDEN)]
 

@@ -109,7 +109,7 @@ def test_attention_quantizes_what_it_caches(tmp_path: Path) -> None:
     # The logits come from the head as they are, and a layer is attention and a chain.
     made_by = {name: node for node in graph.node for name in node.output}
     last = made_by["logits"]
-    assert (last.op_type, made_by[last.input[0]].op_type) == ("Identity", "QuantizedLinear")
+    assert (last.op_type, made_by[last.input[0]].op_type) == ("Identity", "QuantizedLinears")
     assert sum(node.op_type == "QuantizedLinears" for node in graph.node) == len(attentions)
     spec = Artifact.open(made.artifact, force=True).manifest.spec
     assert spec["kv_dtype"] == "int8"

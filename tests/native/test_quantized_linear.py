@@ -286,6 +286,8 @@ def test_batches_have_the_shape_of_x() -> None:
     np.testing.assert_array_equal(
         run(session(form), x.reshape(2, 3, 64)), run(session(form), x).reshape(2, 3, 20)
     )
+    flat = session(replace(form, flatten=True))
+    np.testing.assert_array_equal(run(flat, x.reshape(2, 3, 64)), run(session(form), x))
 
 
 def test_mistakes_are_named() -> None:

@@ -29,7 +29,8 @@ def chain(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node
     """The same graph with runs of linears joined.
 
     A linear joins the one whose product it alone reads, when all else that it reads is there before the first of them
-    starts, and nothing but they reads a sum of theirs, the last one's apart.
+    starts, and nothing but they reads a sum of theirs, the last one's apart. Behind one that flattens its results none
+    follows: all of a run have rows of one shape.
 
     Args:
         nodes: all of the graph, in an order in which they can run; a run's operator takes the place of its last one.
@@ -72,6 +73,8 @@ class _Graph:
 
     def can_follow(self, run: Sequence[ir.Node], node: ir.Node) -> bool:
         """Whether a linear can run right behind others, before anything else does."""
+        if any("flatten" in one.attributes for one in run):
+            return False
         whole = [*run, node]
         places = {self._place[id(one)] for one in whole}
         first, last = min(places), max(places)

@@ -35,13 +35,12 @@ def native_linear(
     A norm or a gated activation of x that nothing else reads is computed inside as well, a row at a time: what was
     emitted for it is dead then. So is a gated activation that alone reads the product, where its halves are whole
     tiles: then the result is that activation's, and its own lowering hands it on. So too where only the first of one
-    matrix is read, as logits are: the rows lose that dim before they are multiplied, and the product is copied nowhere.
+    matrix is read, as logits are: the product is made without that dim, and copied nowhere.
     """
     before = _norm_before(emit, x) or _gate_before(emit, x) or Before([emit.value(x)])
     gate = _gate_after(node, table)
-    only = None if before.attributes else _only_matrix(node)
-    rows = before.operands[0] if only is None else emit.reshape(emit.value(x), [-1, table.packing.inputs])
-    operands = [rows, _stored(emit, table), bias, *before.operands[1:]]
+    only = _only_matrix(node)
+    operands = [before.operands[0], _stored(emit, table), bias, *before.operands[1:]]
     while operands[-1] is None:
         operands.pop()
     attributes: Attributes = {
@@ -49,6 +48,7 @@ def native_linear(
         "quantize_input": int(bool(normalized(node)[0][9])),
         **before.attributes,
         **({} if gate is None else {"activation": normalized(gate)[0][1]}),
+        **({} if only is None else {"flatten": 1}),
     }
     count = 1 if before.total is None else 2
     results = emit.ops("QuantizedLinear", operands, attributes, DOMAIN, outputs=count)

@@ -29,7 +29,7 @@ from tests import zoo
 from tests.needs import package
 from tests.unit.passes.conftest import step
 
-FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm"
+FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm,fuse.early-rows"
 SCHEMES = list_schemes()
 MODELOPT = {
     "fp8-tensor-static": "FP8",

@@ -22,4 +22,4 @@ CANONICALIZE = ",".join(
         "form",
     )
 )
-FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm"
+FUSE = "fuse.dequant-linear,fuse.gated-mlp,fuse.qkv,fuse.add-rms-norm,fuse.early-rows"

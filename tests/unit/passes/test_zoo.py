@@ -9,6 +9,7 @@ from optcc.ir.interpret import interpret
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
 from optcc.ir.text import module_text
+from optcc.ir.types import show_type
 from optcc.pm import Context, parse_pipeline
 from optcc.pm.instruments import Check
 from optcc.pm.run import run_pass, run_pipeline
@@ -55,6 +56,13 @@ def _check_tie(module: Module) -> None:
     assert module.find(torch.ops.aten.linear.default)[-1].args[1] is embedding
 
 
+def _rows_behind_attention(module: Module) -> set[str]:
+    """How many rows the linears behind the last attention are of."""
+    last = module.find(_OPS.attention.default)[-1]
+    linears = [n for n in module.find(torch.ops.aten.linear.default) if last < n]
+    return {show_type(n.meta["val"], module.dims).partition("[")[2].split(", ")[-2] for n in linears}
+
+
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_architecture(captured: Capture, name: str) -> None:
     """One test per architecture: capturing costs more than all checks together."""
@@ -83,6 +91,7 @@ def test_architecture(captured: Capture, name: str) -> None:
     # qkv, out, up (with gate), down; the head; OPT's projections into and out of the embedding's width
     linears = 4 * wanted["attentions"] + 1 + (2 if name == "opt" else 0)
     assert len(module.find(torch.ops.aten.linear.default)) == linears
+    assert _rows_behind_attention(module) == {"W"}
     assert module.weight_bytes() <= model.module.weight_bytes()
     _check_sources(module)
     if name in ("gpt2", "qwen2", "gemma2"):

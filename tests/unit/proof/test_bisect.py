@@ -91,4 +91,4 @@ def test_what_is_repaired_later_is_said_not_to_be_monotone(model: str, cache: Pa
 def test_speed_asks_the_lowered_module(model: str, cache: Path, recipe: Recipes) -> None:
     result = run(model, recipe(), cache, "speed", limit=1e9)
     assert result.step is None and "too slow already" in result.told
-    assert [p.point for p in result.probes] == [15, 22]
+    assert [p.point for p in result.probes] == [15, 23]

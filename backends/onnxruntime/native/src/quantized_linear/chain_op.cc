@@ -93,11 +93,6 @@ struct QuantizedLinears {
   void compute(Context& context) const {
     const Tensor x = context.input(kX);
     const int64_t rows = rows_of(x, members[0]->linear.width());
-    std::vector<int64_t> shape = x.shape.copy();
-    const auto result = [&](size_t index, int64_t width) {
-      shape.back() = width;
-      return context.output(index, shape).as<float>();
-    };
     std::array<Outside, kMost> outside;
     for (size_t i = 0; i < members.size(); i++) {
       const auto& [linear, inputs, x, residual] = *members[i];
@@ -105,8 +100,12 @@ struct QuantizedLinears {
       outside[i].x = input(context, x, i * kEach + kX, linear.width(), rows);
       outside[i].residual = input(context, residual, i * kEach + kResidual, linear.layout.inputs, rows);
     }
-    if (last_total < kMost) outside[last_total].total = result(1, members[last_total]->linear.layout.inputs);
-    outside[members.size() - 1].y = result(0, members.back()->linear.results());
+    if (last_total < kMost) {
+      std::vector<int64_t> shape = x.shape.copy();
+      shape.back() = members[last_total]->linear.layout.inputs;
+      outside[last_total].total = context.output(1, shape).as<float>();
+    }
+    outside[members.size() - 1].y = context.output(0, results_shape(members.back()->linear, x, rows)).as<float>();
     if (rows == 0) return;
     const Jobs jobs = put_together(outside, rows);
     if (one_block(rows)) return run_together(context, jobs, members.size());

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "linear.h"
 #include "shared_rows.h"
@@ -57,6 +58,14 @@ inline int64_t rows_of(const Tensor& x, int64_t width) {
   int64_t rows = 1;
   for (size_t i = 0; i + 1 < x.shape.size(); i++) rows *= x.shape[i];
   return rows;
+}
+
+// Of y, for rows of x.
+inline std::vector<int64_t> results_shape(const Linear& linear, const Tensor& x, int64_t rows) {
+  if (linear.flatten) return {rows, linear.results()};
+  std::vector<int64_t> shape = x.shape.copy();
+  shape.back() = linear.results();
+  return shape;
 }
 
 struct Job {

@@ -53,6 +53,7 @@ bool once(const Source& from) { return from.shared && CountedTable::all_bytes() 
 Linear::Linear(const Attributes& attributes)
     : layout(read_layout(attributes)),
       quantize_input(attributes.integer("quantize_input") != 0),
+      flatten(attributes.integer("flatten", 0) != 0),
       before(before_of(attributes.text("prepare", ""))),
       epsilon_(attributes.number("epsilon", 0.0f)),
       kernels_(kernels_of(isa())),

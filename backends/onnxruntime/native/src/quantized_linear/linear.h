@@ -62,6 +62,7 @@ class Linear {
  public:
   const Layout layout;
   const bool quantize_input;
+  const bool flatten;  // results lose what rows are grouped by
   const Before before;
 
   explicit Linear(const Attributes& attributes);

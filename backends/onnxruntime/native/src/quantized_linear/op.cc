@@ -11,9 +11,8 @@
 //   quantize_input   1: rows are quantized to int8, one scale per row and group; 0: they stay as they are
 //   prepare          what is done to a row of x first: "" nothing; "rms_norm" of x + residual, with `epsilon`;
 //                    "silu" or "gelu_tanh" of its first half, times its second half
+//   flatten          1: y is [rows, N], whatever rows of x are grouped by
 //   activation       what is done to a row of results: "" nothing; "silu" or "gelu_tanh" as above, N a multiple of 32
-
-#include <vector>
 
 #include "job.h"
 
@@ -38,10 +37,8 @@ struct QuantizedLinear {
     const int64_t rows = rows_of(x, linear.width());
     if (residual.data != nullptr && (linear.before != Before::kRmsNorm || !(residual.shape == x.shape)))
       throw std::invalid_argument("residual comes with prepare = rms_norm, and is of x's shape");
-    std::vector<int64_t> shape = x.shape.copy();
-    float* total = residual.data != nullptr ? context.output(1, shape).as<float>() : nullptr;
-    shape.back() = linear.results();
-    float* y = context.output(0, shape).as<float>();
+    float* total = residual.data != nullptr ? context.output(1, x.shape.copy()).as<float>() : nullptr;
+    float* y = context.output(0, results_shape(linear, x, rows)).as<float>();
     if (rows == 0) return;
     static thread_local Scratch scratch;
     const Source from{x.as<float>(), weights.norm_weight, residual.as<float>(), total, rows,
