@@ -110,11 +110,12 @@ const float* Linear::prepared(const Source& from, int64_t row, float* made) cons
                         adds ? from.total + at : nullptr, made);
       return made;
     case Before::kSilu:
-      prepare_.silu(from.x + 2 * at, width, made);
+    case Before::kGeluTanh: {
+      const float* gates = from.x + 2 * at;
+      const Gate gate = before == Before::kSilu ? prepare_.silu : prepare_.gelu_tanh;
+      gate({gates, gates + width, 1, width, 0}, made, 0);
       return made;
-    case Before::kGeluTanh:
-      prepare_.gelu_tanh(from.x + 2 * at, width, made);
-      return made;
+    }
   }
   return nullptr;
 }
@@ -165,10 +166,9 @@ void Linear::multiply(const Made& made, const uint8_t* table, const float* bias,
       kernels_.floating(layout, table, made.floats, bias, out, part);
   };
   if (gate_ == nullptr) return product({to, wide, kTile});
-  alignas(64) float both[2 * kRowsAtOnce * kTile], gated[kRowsAtOnce * kTile];
+  alignas(64) float both[2 * kRowsAtOnce * kTile];
   product({both, kTile, count * kTile});
-  gate_(both, count * kTile, gated);
-  for (int64_t r = 0; r < count; r++) std::copy_n(gated + r * kTile, kTile, to + r * wide);
+  gate_({both, both + count * kTile, count, kTile, kTile}, to, wide);
 }
 
 }  // namespace optcc::quantized_linear

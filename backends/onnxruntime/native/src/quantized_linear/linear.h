@@ -21,9 +21,6 @@ const Prepare& prepare_of(Isa isa);
 
 enum class Before { kNothing, kRmsNorm, kSilu, kGeluTanh };
 
-// What is done to gates and what they let through; null: nothing.
-using Gate = void (*)(const float* x, int64_t width, float* y);
-
 // Memory that a thread keeps from call to call, so that a step allocates nothing.
 class Scratch {
  public:
@@ -96,7 +93,7 @@ class Linear {
   const float epsilon_;
   const Kernels& kernels_;
   const Prepare& prepare_;
-  const Gate gate_;
+  const Gate gate_;  // of results; null: none
   const CountedTable counted_;
 
   bool gated() const { return before == Before::kSilu || before == Before::kGeluTanh; }

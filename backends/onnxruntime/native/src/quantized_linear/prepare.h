@@ -7,14 +7,22 @@
 
 namespace optcc::quantized_linear {
 
+// Rows of gates and of what they let through.
+struct Gates {
+  const float *gates, *through;  // of the first row
+  int64_t rows, width;
+  int64_t apart;  // floats from one row to the next, in both
+};
+
+// y = activation(gates) * through, its rows `apart` floats from each other.
+using Gate = void (*)(const Gates& from, float* y, int64_t apart);
+
 struct Prepare {
   // y = total / sqrt(mean(total^2) + epsilon) * weight for total = x + residual; of [width] each. `residual` may be null,
   // then `total` is not written.
   void (*rms_norm)(const float* x, const float* residual, const float* weight, float epsilon, int64_t width, float* total,
                    float* y);
-  // y [width] = activation(x[:width]) * x[width:].
-  void (*silu)(const float* x, int64_t width, float* y);
-  void (*gelu_tanh)(const float* x, int64_t width, float* y);
+  Gate silu, gelu_tanh;
 };
 
 extern const Prepare kPreparePortable;
