@@ -28,7 +28,7 @@ passes:
   quantize:
     - quantize.linear: {scheme: int8-g64-a8, part: vocabulary}
     - quantize.linear: {scheme: int4-g64-a8, part: body, search: 20}
-    - quantize.kv: {type: float16}
+    - quantize.kv: {type: int8}
 """
 RECIPES = ("fp32", "int8", "int4", "int4-gptq", "asym", "kv8")
 """The presets cpu-fp32 and cpu-int8; cpu-int4 with rounding to nearest in place of GPTQ, with its limits; cpu-int4; and
