@@ -65,7 +65,7 @@ class KernelUse:
 
     Attributes:
         weight: name of its packed weight.
-        kernel: as `optcc.QuantizedLinear w4 g64 a8`.
+        kernel: as `optcc.QuantizedLinear w4 g64 a8, 2 of 4 in one loop`.
         reason: why it isn't the best one there is; may be empty.
     """
 

@@ -9,8 +9,10 @@ from torch import fx
 
 from optcc.artifact.weights import SafetensorsIndex
 from optcc.backends.onnxruntime.lower.blocks import EMBEDDING, LINEAR, Table, embedding_kernel, linear_kernel
+from optcc.backends.onnxruntime.lower.chain import LINEARS, owners
 from optcc.backends.onnxruntime.lower.storage import Storage, read_storage
 from optcc.backends.onnxruntime.lower.tables import native_tables, why_not_native
+from optcc.backends.onnxruntime.session import MODEL
 from optcc.backends.protocol import KernelUse
 from optcc.ir.parse import parse_module
 from optcc.ir.pattern import normalized
@@ -26,15 +28,32 @@ def kernels(root: Path) -> Sequence[KernelUse]:
     storage = read_storage(module, SafetensorsIndex.open(root / "weights.safetensors"))
     nodes = [n for graph in module.graphs.values() for n in graph.nodes if n.target in (LINEAR, EMBEDDING)]
     candidates = native_tables(module.graphs.values())
-    return [_use(node, storage, str(Table.of(node).packed.target) in candidates) for node in nodes]
+    loops = _loops(root)
+    return [
+        _use(node, storage, str(Table.of(node).packed.target) in candidates, loops.get(node.name, ""))
+        for node in nodes
+    ]
 
 
-def _use(node: fx.Node, storage: Storage, could_be_native: bool) -> KernelUse:
+def _loops(root: Path) -> dict[str, str]:
+    """Of every linear that runs in one loop with others, which of them it is."""
+    import onnx
+
+    graph = onnx.load_model(root / MODEL, load_external_data=False).graph
+    joined = [owners(node.name) for node in graph.node if node.op_type == LINEARS]
+    return {
+        name: f", {place} of {len(names)} in one loop"
+        for names in joined
+        for place, name in enumerate(names, 1)
+    }
+
+
+def _use(node: fx.Node, storage: Storage, could_be_native: bool, loop: str) -> KernelUse:
     table = Table.of(node)
     name, form = str(table.packed.target), _form(node, table)
     if name in storage.native:
         operator = "QuantizedLinear" if node.target is LINEAR else "QuantizedEmbedding"
-        return KernelUse(name, f"optcc.{operator} {form}")
+        return KernelUse(name, f"optcc.{operator} {form}{loop}")
     why = "compiled without native operators" if could_be_native else why_not_native(node) or ""
     if node.target is EMBEDDING:
         blocks = embedding_kernel(node) and (table.format != "int8" or name in storage.repackings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from optcc.backends.onnxruntime.lower.chain import EACH, LINEAR, LINEARS, MOST, RESIDUAL, ROWS, member
+from optcc.backends.onnxruntime.lower.chain import EACH, LINEAR, LINEARS, MOST, RESIDUAL, ROWS, member, owners
 from optcc.backends.onnxruntime.native import DOMAIN
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _members(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         yield node
         return
     results: dict[bytes, str] = {}  # as a later linear names them
-    for index, owner in enumerate(node.name.partition("/")[0].split("+")):
+    for index, owner in enumerate(owners(node.name)):
         name = f"{owner}/{LINEAR}"
         attributes = {a.name: a for a in node.attribute if a.name != "linears"}
         own = {base: attributes[base + member(index)] for base in _bases(attributes, index)}

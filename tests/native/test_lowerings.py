@@ -76,6 +76,9 @@ def test_both_lowerings_are_the_same_model(pair: tuple[Path, Path]) -> None:
     assert used - {"Gather", "GatherBlockQuantized"} == {"optcc.QuantizedLinear"}, (
         "an untied table is looked up"
     )
+    loops = [use.kernel.rpartition(", ")[2] for use in backend.kernels(ours) if "in one loop" in use.kernel]
+    assert loops == [f"{place} of 4 in one loop" for place in (1, 2, 3, 4)] * (len(loops) // 4) and loops
+    assert not any("in one loop" in use.kernel for use in backend.kernels(theirs))
     reasons = {use.reason for use in backend.kernels(theirs) if "MatMulNBits" in use.kernel}
     assert reasons == {"compiled without native operators"}
     said = [str(Artifact.open(root, force=True).report()["host"]["backend"]) for root in pair]

@@ -25,6 +25,11 @@ def member(index: int) -> str:
     return f"_{index}" if index else ""
 
 
+def owners(name: str) -> list[str]:
+    """The linears of an operator, by its name: what their nodes are called in the program."""
+    return name.partition("/")[0].split("+")
+
+
 def chain(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:
     """The same graph with runs of linears joined.
 
