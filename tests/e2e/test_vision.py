@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,8 @@ def test_int8_keeps_the_decisions(example: Any, tmp_path: Path) -> None:
     ledger = result.report.ledger
     assert (ledger.quantized, ledger.quantized_bytes) == (11, 102_376)
     assert ledger.stored_bytes < 0.3 * ledger.original_bytes
-    assert "7 clamps folded" in " ".join(result.report.passes[-1].notes)
+    notes = {record.step.partition("{")[0]: record.notes for record in result.report.passes}
+    assert "7 clamps folded" in " ".join(notes["quantize.static"])
     images, labels = example.draw(512, seed=9)
     function = load_backend("onnxruntime").open_function(tmp_path / "out", {}, 1)
     scores = function.call({"pixels": images.numpy()})["output"]
@@ -115,3 +117,38 @@ def test_from_an_exported_program(example: Any, tmp_path: Path) -> None:
     assert result.ok, result.report.check
     assert result.report.check is not None
     assert result.report.check["notes"] == []
+
+
+TRANSFORMER = """
+import torch
+from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
+
+SIZES = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 32, "patch_size": 8}
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = ViTForImageClassification(ViTConfig(**SIZES, num_hidden_layers=2, num_labels=10))
+
+    def forward(self, pixels):
+        return self.model(pixels).logits
+
+
+def make():
+    return Net(), {"pixels": torch.randn(4, 3, 32, 32)}, {"pixels": {0: "B"}}
+"""
+
+
+@pytest.mark.parametrize("recipe", ["vision-fp32", "vision-int8"])
+def test_a_transformer_computes_its_last_layer_for_one_token(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "vit.py").write_text(TRANSFORMER)
+    # Of random weights ten classes are all alike.
+    changes = ["check.limits.top1=0.5"] if recipe == "vision-int8" else []
+    result = compiled(f"{tmp_path / 'vit.py'}:make", recipe, tmp_path / "out", *changes)
+    assert result.ok, result.report.check
+    text = (tmp_path / "out" / "model.ir").read_text()
+    last = text[text.rindex("aten.scaled_dot_product_attention") : text.index("  return ")]
+    linears = re.findall(r"f32\[(.*)\] = aten.linear.default", last)
+    assert linears == ["B, 1, 64", "B, 1, 128", "B, 1, 64", "B, 10"]
