@@ -95,3 +95,14 @@ def sizes_of(build: Builder, value: fx.Node) -> list[Any]:
 def reaches_output(node: fx.Node) -> bool:
     """Whether a node is a result of its graph; results are computed values, never weights."""
     return any(user.op == "output" for user in node.users)
+
+
+def order_of(turn: fx.Node) -> list[int]:
+    """Which dimension of the operand each dimension of the result is."""
+    size = rank(turn)
+    if turn.target is aten.permute.default:
+        return [int(d) % size for d in turn.args[1]]  # type: ignore[union-attr,arg-type]
+    order = list(range(size))
+    a, b = (int(d) % size for d in turn.args[1:3])  # type: ignore[arg-type]
+    order[a], order[b] = order[b], order[a]
+    return order

@@ -18,6 +18,7 @@ from optcc.passes.canonicalize._types import (
     aten,
     expression,
     is_tensor,
+    order_of,
     rank,
     same_dims,
     same_type,
@@ -34,17 +35,6 @@ _TURNS = f"{_TRANSPOSE} | {_PERMUTE}"
 _ROWWISE = "aten.linear.default | optcc.rms_norm.default | aten.layer_norm.default"
 
 
-def _order(turn: fx.Node) -> list[int]:
-    """Which dimension of the operand each dimension of the result is."""
-    size = rank(turn)
-    if target_name(turn) == _PERMUTE:
-        return [int(d) % size for d in turn.args[1]]  # type: ignore[union-attr,arg-type]
-    order = list(range(size))
-    a, b = (int(d) % size for d in turn.args[1:3])  # type: ignore[arg-type]
-    order[a], order[b] = order[b], order[a]
-    return order
-
-
 def _turn(build: Builder, x: fx.Node, order: list[int]) -> fx.Node:
     """Put the dimensions in this order, in the shortest spelling."""
     moved = [i for i, d in enumerate(order) if i != d]
@@ -56,7 +46,7 @@ def _turn(build: Builder, x: fx.Node, order: list[int]) -> fx.Node:
 
 
 def _compose(match: Match, build: Builder) -> fx.Node:
-    outer, inner = _order(match.root), _order(match.node("inner"))
+    outer, inner = order_of(match.root), order_of(match.node("inner"))
     return _turn(build, match.node("x"), [inner[d] for d in outer])
 
 
@@ -80,7 +70,7 @@ def _postponed(match: Match, build: Builder, value: fx.Node) -> fx.Node:
     move = match.node("move")
     if target_name(move) == _RESHAPE:
         return build.reshape(value, sizes_of(build, match.root))
-    return _turn(build, value, _order(move))
+    return _turn(build, value, order_of(move))
 
 
 def _recall(match: Match, build: Builder, *operands: fx.Node) -> fx.Node:
@@ -108,7 +98,7 @@ def _check_rows(match: Match) -> str | None:
     if target_name(move) == _RESHAPE:
         kept = rank(x) > 0 and expression(shape(x)[-1]) == expression(shape(move)[-1])
         return _few_symbols(match) if kept else "the reshape changes the last dimension"
-    return None if _order(move)[-1] == rank(move) - 1 else "the last dimension moves"
+    return None if order_of(move)[-1] == rank(move) - 1 else "the last dimension moves"
 
 
 def _norm_shape(norm: fx.Node) -> Sequence[Any]:
@@ -126,7 +116,7 @@ def _check_pair(match: Match) -> str | None:
         or not same_dims(shape(x), shape(y))
     ):
         return "the operands are moved in different ways"
-    if target_name(a) != _RESHAPE and _order(a) != _order(b):
+    if target_name(a) != _RESHAPE and order_of(a) != order_of(b):
         return "the operands are moved in different ways"
     return _few_symbols(match)
 
@@ -143,11 +133,11 @@ def _scalar(match: Match) -> str | None:
 def _piece(match: Match, build: Builder) -> fx.Node:
     """Split before turning: `turn(x)[piece i of dim d]` is the turn of piece i of the dim that d was."""
     x, move = match.node("x"), match.node("move")
-    dim = _order(move)[int(match["dim"])]
+    dim = order_of(move)[int(match["dim"])]
     sizes = list(match["sizes"])
     known = next((u for u in x.users if _is_split(u, sizes, dim) and u < match.root), None)
     pieces = known or build.call(aten.split_with_sizes.default, x, sizes, dim)
-    return _turn(build, build.item(pieces, match["i"]), _order(move))
+    return _turn(build, build.item(pieces, match["i"]), order_of(move))
 
 
 def _is_split(user: fx.Node, sizes: list[int], dim: int) -> bool:
@@ -156,8 +146,8 @@ def _is_split(user: fx.Node, sizes: list[int], dim: int) -> bool:
 
 def _cut(match: Match, build: Builder) -> fx.Node:
     x, move, root = match.node("x"), match.node("move"), match.root
-    dim = _order(move)[int(match["dim"])]
-    return _turn(build, build.call(aten.slice.Tensor, x, dim, *root.args[2:]), _order(move))
+    dim = order_of(move)[int(match["dim"])]
+    return _turn(build, build.call(aten.slice.Tensor, x, dim, *root.args[2:]), order_of(move))
 
 
 _X = Var("x")
@@ -214,5 +204,5 @@ class Layout(RewritePass):
 
 
 def _identity_order(turn: fx.Node) -> str | None:
-    order = _order(turn)
+    order = order_of(turn)
     return None if order == sorted(order) else "dimensions move"

@@ -19,6 +19,7 @@ from optcc.passes.canonicalize._types import (
     expression,
     is_static,
     is_tensor,
+    order_of,
     rank,
     shape,
 )
@@ -98,15 +99,8 @@ def _split(node: fx.Node, dim: int) -> Operands | None:
     return None if cut % rank(x) == dim else {x: dim}
 
 
-def _transpose(node: fx.Node, dim: int) -> Operands | None:
-    x, a, b = normalized(node)[0]
-    a, b = a % rank(x), b % rank(x)
-    return {x: {a: b, b: a}.get(dim, dim)}
-
-
-def _permute(node: fx.Node, dim: int) -> Operands | None:
-    x, order = normalized(node)[0]
-    return {x: order[dim] % rank(x)}
+def _turn(node: fx.Node, dim: int) -> Operands | None:
+    return {node.all_input_nodes[0]: order_of(node)[dim]}
 
 
 def _reshape(node: fx.Node, dim: int) -> Operands | None:
@@ -132,8 +126,8 @@ _RULES: dict[object, Callable[[fx.Node, int], Operands | None]] = {
     aten.linear.default: _over_last(0),
     aten.layer_norm.default: _layer_norm,
     aten.split_with_sizes.default: _split,
-    aten.transpose.int: _transpose,
-    aten.permute.default: _permute,
+    aten.transpose.int: _turn,
+    aten.permute.default: _turn,
     aten.reshape.default: _reshape,
     _OPTCC.rms_norm.default: _over_last(0),
     _OPTCC.add_rms_norm.default: _over_last(0, 1),

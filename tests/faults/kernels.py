@@ -285,10 +285,10 @@ def _epsilons(p: Planting) -> None:
         _given(operator, index, lambda e: e * 1000)(p)
 
     def edit(model: Any) -> None:
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if node.op_type == "QuantizedLinear" and attribute.name == "epsilon":
-                    attribute.f *= 1000
+        linears = [node for node in model.graph.node if node.op_type == "QuantizedLinear"]
+        norms = [a for node in linears for a in node.attribute if a.name == "epsilon"]
+        for last in norms[-1:]:  # no larger a fault than when that norm alone was an operator
+            last.f *= 1000
 
     p.graph(edit)
 
