@@ -4,16 +4,17 @@
     python -m benchmarks.cpu.attention --table FILE...
 
 A graph of attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run it:
-30 of them as in SmolLM2, or up to 240 where they are short, so that starting a run takes no part of them. Before each
-run 128 MB or more are read in order, which empties the caches as a layer's weights would, and says what the memory
-gives at that time: the most of some reads before and after, for on a shared machine it goes up and down by half within
-minutes. Where the pools are that large they are what is read: the same attention took 420 us in one process and 650 in
-another, perhaps by where its memory lay. The other limit is that of products of matrices, of float32, or for int8
-caches of int16, of which a processor does half as many as of int8, measured once as a report's roofline does. A call's
-limit is the slower of its bytes at the one and its products at the other, and `of limit` the median of that time by
-what the call took, run by run. Pages lie as an engine's pool hands them out after it has served for a while, or in
-order, or anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is
-measured too.
+30 of them as in SmolLM2, or up to 240 where they are short. To start a run, ONNX Runtime looks at all its inputs,
+which takes 0.3 us for each pool: so a graph with the same inputs and no attention runs before it, and what that takes
+isn't counted. Before each run 128 MB or more are read in order, which empties the caches as a layer's weights would,
+and says what the memory gives at that time: the most of some reads before and after, for on a shared machine it goes
+up and down by half within minutes. Where the pools are that large they are what is read: the same attention took 420
+us in one process and 650 in another, perhaps by where its memory lay. The other limit is that of products of matrices,
+of float32, or for int8 caches of int16, of which a processor does half as many as of int8, measured once as a report's
+roofline does. A call's limit is the slower of its bytes at the one and its products at the other, and `of limit` the
+median of that time by what the call took, run by run. Pages lie as an engine's pool hands them out after it has served
+for a while, or in order, or anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in
+order; that rate is measured too.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Row:
     threads: int
     best_us: float
     median_us: float
+    start_us: float
+    """Median of what starting a run takes, which isn't part of the others."""
     bytes: int
     flops: int
     read_gb_s: float
@@ -72,8 +75,8 @@ def layers_for(size: int) -> int:
     return max(FEWEST, min(MOST, BYTES_TOGETHER // size))
 
 
-def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST) -> Any:
-    """A session of so many attentions over one query, keys and values."""
+def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST, *, empty: bool = False) -> Any:
+    """A session of so many attentions over one query, keys and values, or with their inputs alone."""
     import onnxruntime as ort
     from onnx import TensorProto, helper
 
@@ -120,6 +123,8 @@ def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST) -> Any:
             helper.make_node("PagedAttention", names, [f"out_{layer}"], domain=native.DOMAIN, scale=0.125)
         )
     outputs = [helper.make_tensor_value_info(f"out_{layers - 1}", f32, step["query"][1])]
+    if empty:
+        nodes = [helper.make_node("Identity", ["query"], [f"out_{layers - 1}"])]
     values = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(native.DOMAIN, 1)]
     model = helper.make_model(
@@ -200,33 +205,48 @@ class Memory:
         return self._bytes.nbytes / (time.perf_counter() - start)
 
 
-def timed(work: Callable[[], Any], memory: Memory, seconds: float) -> list[tuple[float, float]]:
-    """Seconds of each call, and bytes a second that memory gave around it at most."""
-    took: list[float] = []
-    rates: list[float] = []
-    work()
-    memory.rate()
-    end = time.perf_counter() + seconds
-    while len(took) < AROUND or (time.perf_counter() < end and len(took) < 200):
-        rates.append(memory.rate())
-        start = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - start)
-    return [(own, max(rates[max(0, i - AROUND) : i + AROUND + 1])) for i, own in enumerate(took)]
-
-
-def measure(
-    session: Any, inputs: dict[str, Any], memory: Memory, seconds: float
-) -> list[tuple[float, float]]:
-    """Seconds of one attention of a session's, and bytes a second that memory gave around it at most, of each run."""
+def bound(session: Any, inputs: dict[str, Any]) -> Callable[[], float]:
+    """Seconds of a run of a session over these inputs."""
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
     (output,) = session.get_outputs()
     binding.bind_output(output.name)
-    layers = sum(name.startswith("key_pool_") for name in inputs)
-    runs = timed(lambda: session.run_with_iobinding(binding), memory, seconds)
-    return [(took / layers, rate) for took, rate in runs]
+
+    def run() -> float:
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        return time.perf_counter() - start
+
+    return run
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Seconds of runs, of starting one, and bytes a second that memory gave around each run at most."""
+
+    took: list[float]
+    start: float
+    rates: list[float]
+
+
+def measure(run: Callable[[], float], empty: Callable[[], float], memory: Memory, seconds: float) -> Runs:
+    """Runs, behind some without any work."""
+    starts: list[float] = []
+    took: list[float] = []
+    rates: list[float] = []
+    run()
+    for _ in range(2 * AROUND + 1):
+        memory.rate()
+        starts.append(empty())
+    run()
+    memory.rate()
+    end = time.perf_counter() + seconds
+    while len(took) < AROUND or (time.perf_counter() < end and len(took) < 200):
+        rates.append(memory.rate())
+        took.append(run())
+    around = [max(rates[max(0, i - AROUND) : i + AROUND + 1]) for i in range(len(took))]
+    return Runs(took, statistics.median(starts), around)
 
 
 def table(files: list[Path]) -> str:
@@ -284,7 +304,7 @@ def main() -> None:
     value = {"float32": 4, "float16": 2, "int8": 1}[args.kv] * heads.width
     anywhere = 1e9 * native_limits(args.threads, BLOCK * heads.kv * value)["pieces_gb_s"]
     print(f"{args.threads} threads: pages anywhere {anywhere / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} GFLOP/s")
-    sessions: dict[int, Any] = {}
+    sessions: dict[int, list[Any]] = {}
     value += 4 if args.kv == "int8" else 0  # a scale
     plans = [("decode", batch, context, 1) for batch in (1, 8, 16) for context in (128, 512, 2048)]
     plans += [("prefill", 1, 512, 512), ("prefill", 1, 2048, 512)]
@@ -295,22 +315,31 @@ def main() -> None:
         flops = 4 * pairs * heads.query * heads.width
         layers = layers_for(size)
         if layers not in sessions:
-            sessions[layers] = graph(heads, args.kv, args.threads, layers)
+            sessions[layers] = [
+                graph(heads, args.kv, args.threads, layers, empty=empty) for empty in (False, True)
+            ]
         inputs, pools = step_of(heads, args.kv, batch, context, new, args.pages, layers)
-        runs = measure(sessions[layers], inputs, Memory(args.threads, pools), args.seconds)
-        best, median = min(took for took, _ in runs), statistics.median(took for took, _ in runs)
+        run, empty = (bound(session, inputs) for session in sessions[layers])
+        runs = measure(run, empty, Memory(args.threads, pools), args.seconds)
+        each = [(took - runs.start) / layers for took in runs.took]
+        best, median = min(each), statistics.median(each)
         rows.append(
             Row(
-                *(mode, args.kv, batch, context, args.threads, best * 1e6, median * 1e6, size, flops),
-                read_gb_s=statistics.median(rate for _, rate in runs) / 1e9,
+                *(mode, args.kv, batch, context, args.threads, best * 1e6, median * 1e6),
+                start_us=runs.start / layers * 1e6,
+                bytes=size,
+                flops=flops,
+                read_gb_s=statistics.median(runs.rates) / 1e9,
                 of_limit=statistics.median(
-                    max(size / rate, flops / arithmetic) / took for took, rate in runs
+                    max(size / rate, flops / arithmetic) / own
+                    for own, rate in zip(each, runs.rates, strict=True)
                 ),
             )
         )
         r = rows[-1]
         print(
-            f"{mode:8} batch {batch:2} context {context:4}: best {r.best_us:8.1f} us, median {r.median_us:8.1f}, "
+            f"{mode:8} batch {batch:2} context {context:4}: best {r.best_us:8.1f} us, median {r.median_us:8.1f} "
+            f"({r.start_us:.1f} to start), "
             f"{size / median / 1e9:5.1f} of {r.read_gb_s:5.1f} GB/s, {flops / median / 1e9:6.1f} GFLOP/s, "
             f"{100 * r.of_limit:3.0f}% of limit"
         )

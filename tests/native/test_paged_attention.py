@@ -243,14 +243,29 @@ def test_what_is_done_to_rows_is_what_was_done_outside(
 ) -> None:
     """To the bit: pools as well. Each product is rounded, as torch rounds it."""
     plain = Form(*heads, width, kind=kind, isa=isa, threads=2)
-    floats = kind == "int8"
-    form = replace(plain, rotary=rotary, interleaved=interleaved, joined=joined, floats=floats)
-    inputs, outside = raw(form, Texts(plain, lengths).step(dict(enumerate(lengths))))
+    form = replace(plain, rotary=rotary, interleaved=interleaved, joined=joined, floats=kind == "int8")
+    assert_done_outside(plain, form, Texts(plain, lengths).step(dict(enumerate(lengths))))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(("before", "new"), [(599, 1), (510, 5), (700, 30), (511, 1), (512, 1)])
+def test_what_is_done_to_rows_of_requests_in_segments(before: int, new: int, kind: str, isa: str) -> None:
+    """The same where several pieces of work read a token's queries, and one or several the keys of the step."""
+    plain = Form(9, 3, 64, kind=kind, isa=isa, threads=2)
+    texts = Texts(plain, [before + new])
+    texts.play([{0: before}])
+    form = replace(plain, rotary=8, joined=True, floats=kind == "int8")
+    assert_done_outside(plain, form, texts.step({0: new}))
+
+
+def assert_done_outside(plain: Form, form: Form, step: dict[str, np.ndarray]) -> None:
+    inputs, outside = raw(form, step)
     pools = {name: inputs[name].copy() for name in inputs if name.endswith("_pool")}
     wanted = run(session(plain), outside | pools)
     found = run(session(form), inputs)
     np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
-    assert found.shape == ((1, len(wanted), heads[0] * width) if joined else wanted.shape)
+    assert found.shape == ((1, len(wanted), form.heads * form.width) if form.joined else wanted.shape)
     for name, pool in pools.items():
         np.testing.assert_array_equal(inputs[name], pool)
 

@@ -52,10 +52,13 @@ struct Piece {
   int64_t kv_head;       // the first one
   int tokens, heads;     // `heads` in each KV head
   int groups;            // KV heads; tokens * heads * groups is at most kMaxRows
-  bool whole;            // all that the step adds to these KV heads of the request, and all of their query heads
+  bool own_queries;      // no other piece reads them: this one turns them
+  bool own_keys;         // one piece sees all that the step adds to these KV heads of the request, and writes it
   int64_t first_key;     // a multiple of kSegment
   int64_t end_key;
   float* partial;        // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
+
+  bool writes_keys() const { return own_keys && end_key == position + tokens; }
 };
 
 // Where channel i of key j lies in what one KV head has in a block, of `count` channels and `columns` keys; of values, i

@@ -36,7 +36,7 @@
 namespace optcc {
 namespace {
 
-constexpr int64_t kWritten = 16;  // tokens that are written together
+constexpr int64_t kWritten = 16;  // tokens that are prepared together
 
 const AttentionKernel& kernel_for(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
@@ -222,56 +222,62 @@ struct PagedAttention {
       return a.type == KvType::kInt8 && !scaled ? in[i].as<float>() : nullptr;
     };
     Writer made{a, given,
-                {{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, &linear, scales(10)},
-                 {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, &linear, scales(11)}}};
+                {{{given.k, &in[3], a.kv_heads, a.width, a.block, true, rotary, &kernel, &linear, scales(10)},
+                  {given.v, &in[4], a.kv_heads, a.width, a.block, false, nullptr, &kernel, &linear, scales(11)}}},
+                2};
     if (scaled)
       for (size_t i : {8, 9})
-        made.writes.push_back(
-            {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true, nullptr, &kernel, &linear, nullptr});
+        made.writes[made.count++] = {{in[i].data, a.kv_heads}, &in[i + 2], a.kv_heads, 1, a.block, true,
+                                     nullptr,                  &kernel,    &linear,    nullptr};
     return made;
   }
 
-  // What is written before anything is attended to: what several pieces see.
-  static void write_first(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer) {
+  // What is done before anything is attended to: what several pieces read.
+  static void prepare(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer) {
     struct Part {
       const int32_t* table;
       int64_t token, position, count;
+      bool queries, keys;
     };
-    std::vector<Part> parts;
+    static thread_local std::vector<Part> parts;
+    parts.clear();
     int64_t seen = -1;
     for (const Piece& u : pieces.all) {
-      if (u.whole || u.token == seen) continue;  // or with other heads or keys
+      const bool queries = !u.own_queries && writer.given.queries != nullptr;
+      if (u.token == seen || (!queries && u.own_keys)) continue;  // the same tokens with other heads or keys
       seen = u.token;
       for (int64_t t = 0; t < u.tokens; t += kWritten)
-        parts.push_back({u.table, u.token + t, u.position + t, std::min(kWritten, u.tokens - t)});
+        parts.push_back(
+            {u.table, u.token + t, u.position + t, std::min(kWritten, u.tokens - t), queries, !u.own_keys});
     }
-    const auto write = [&](size_t i) {
+    const auto prepare = [&writer, &a, parts = parts.data()](size_t i) {
       const Part& part = parts[i];
-      writer.some(part.table, part.token, part.position, part.count, {0, a.heads}, {0, a.kv_heads});
+      if (part.queries) writer.queries(part.token, part.count, {0, a.heads});
+      if (part.keys) writer.keys(part.table, part.token, part.position, part.count, {0, a.kv_heads});
     };
     if (parts.size() > 1)
-      context.parallel_for(parts.size(), write);
+      context.parallel_for(parts.size(), prepare);
     else if (parts.size() == 1)
-      write(0);
+      prepare(0);
   }
 
   // `apart`: all is written before anything is attended to.
   void attend(Context& context, const Attention& a, const Step& step, const Writer& writer, bool apart) const {
-    Pieces pieces(a, step);
+    static thread_local Pieces held;
+    Pieces& pieces = held;  // of this thread, also where others run
+    pieces.plan(a, step);
     if (apart)
-      for (Piece& u : pieces.all) u.whole = false;
-    write_first(context, a, pieces, writer);
+      for (Piece& u : pieces.all) u.own_keys = false;
+    prepare(context, a, pieces, writer);
     const int64_t floats = scratch_floats(a.width);
     const auto run = [&](size_t i) {
       const Piece& u = pieces.all[pieces.order[i]];
       const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
       kernel.fetch(a, u);  // again, if this thread took the piece before; which one did it doesn't know
-      if (u.whole) {
-        writer.fetch(u);
-        writer.some(u.table, u.token, u.position, u.tokens, {u.head, u.head + u.heads * u.groups},
-                    {u.kv_head, u.kv_head + u.groups});
-      }
-      if (after != nullptr && after->whole) writer.fetch(*after);
+      writer.fetch(u);
+      if (u.own_queries) writer.queries(u.token, u.tokens, {u.head, u.head + u.heads * u.groups});
+      if (u.writes_keys()) writer.keys(u.table, u.token, u.position, u.tokens, {u.kv_head, u.kv_head + u.groups});
+      if (after != nullptr) writer.fetch(*after);
       kernel.attend(a, u, after, scratch(floats));
     };
     if (pieces.one_by_one)

@@ -5,7 +5,6 @@
 #include <stdint.h>
 
 #include <algorithm>
-#include <memory>
 #include <thread>
 #include <vector>
 
@@ -38,8 +37,8 @@ inline size_t most_threads() {
 
 // Tokens by tokens, and all KV heads together where a request has few: they lie side by side in each block, and memory
 // is read at its full rate only in such lengths.
-inline std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool together) {
-  std::vector<Piece> found;
+inline void find_pieces(const Attention& a, const Step& step, bool together, std::vector<Piece>& found) {
+  found.clear();
   const int64_t shared = a.heads / a.kv_heads;
   const int64_t heads = std::min<int64_t>(shared, kMaxRows);
   const int64_t tokens = std::max<int64_t>(1, kMaxRows / heads);
@@ -60,11 +59,10 @@ inline std::vector<Piece> pieces_of(const Attention& a, const Step& step, bool t
         u.end_key = u.position + u.tokens;
         if (a.window > 0 && u.position >= a.window)
           u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
-        u.whole = heads == shared && u.tokens == step.count(r);
+        u.own_queries = u.own_keys = heads == shared && u.tokens == step.count(r);
         found.push_back(u);
       }
     }
-  return found;
 }
 
 inline int segments_of(const Piece& u) {
@@ -77,58 +75,68 @@ inline size_t segments_of(const std::vector<Piece>& pieces) {
   return found;
 }
 
-// A step's pieces.
+// A step's pieces. A thread keeps its own from step to step, with the memory that they took.
 struct Pieces {
   std::vector<Piece> all;
   std::vector<size_t> order;  // in which they are taken
   std::vector<Cut> cuts;
-  std::unique_ptr<float[]> partials;  // of segments
-  bool one_by_one;                    // on the thread that asks
+  bool one_by_one;  // on the thread that asks
 
-  Pieces(const Attention& a, const Step& step) : all(pieces_of(a, step, true)) {
+  void plan(const Attention& a, const Step& step) {
+    find_pieces(a, step, true, all);
+    cuts.clear();
     int64_t work = 0;
     for (const Piece& u : all) work += work_of(u);
     one_by_one = work * a.width < kInline;
     if (!one_by_one && all.size() < kPiecesEach * most_threads()) {
       // Segments before KV heads: those of a block that are read together are read faster.
-      if (segments_of(all) < most_threads()) all = pieces_of(a, step, false);
+      if (segments_of(all) < most_threads()) find_pieces(a, step, false, all);
       cut(a);
     }
     order.resize(all.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     // The longest first: what is left at the end is short.
-    if (!one_by_one)
-      std::stable_sort(order.begin(), order.end(),
-                       [&](size_t x, size_t y) { return work_of(all[x]) > work_of(all[y]); });
+    const auto longer = [this](size_t x, size_t y) {
+      const int64_t of_x = work_of(all[x]), of_y = work_of(all[y]);
+      return of_x != of_y ? of_x > of_y : x < y;
+    };
+    if (!one_by_one) std::sort(order.begin(), order.end(), longer);
   }
 
  private:
   // Cuts long pieces at segments.
   void cut(const Attention& a) {
-    std::vector<Piece> made;
     size_t floats = 0;
+    parts_.clear();
     for (const Piece& u : all) {
       const int segments = segments_of(u);
       if (segments > 1) {
-        cuts.push_back({made.size(), segments});
+        cuts.push_back({parts_.size(), segments});
         floats += static_cast<size_t>(segments * stride_of(a, u));
       }
       for (int i = 0; i < segments; ++i) {
         Piece part = u;
         if (segments > 1) {
-          part.whole = false;
           part.first_key = u.first_key + static_cast<int64_t>(i) * kSegment;
           part.end_key = std::min(u.end_key, part.first_key + kSegment);
+          part.own_queries = false;
+          // Only the last one sees it, if that sees all of it.
+          part.own_keys = u.own_keys && u.first_key + static_cast<int64_t>(segments - 1) * kSegment <= u.position;
         }
-        made.push_back(part);
+        parts_.push_back(part);
       }
     }
-    partials.reset(new float[floats]);  // not zeroed: each is written before it is read
-    float* at = partials.get();
+    if (floats > partials_.size() || partials_.size() > kMostKept) partials_ = std::vector<float>(floats);
+    float* at = partials_.data();
     for (const Cut& c : cuts)
-      for (int i = 0; i < c.segments; ++i, at += stride_of(a, made[c.first])) made[c.first + i].partial = at;
-    all.swap(made);
+      for (int i = 0; i < c.segments; ++i, at += stride_of(a, parts_[c.first])) parts_[c.first + i].partial = at;
+    all.swap(parts_);
   }
+
+  static constexpr size_t kMostKept = 1 << 20;  // floats
+
+  std::vector<Piece> parts_;
+  std::vector<float> partials_;  // results of segments; each is written before it is read
 };
 
 }  // namespace optcc

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
-#include <vector>
 
 #include "abi/ort_op.h"
 #include "paged_attention/kernel.h"
@@ -134,27 +134,36 @@ struct Given {
   }
 };
 
-// Writes some tokens of a request in some heads.
+// What a step adds to the pools: keys, values, and the scales of those that came in int8.
 struct Writer {
+  static constexpr size_t kMost = 4;
+
   const Attention& attention;
   const Given& given;
-  std::vector<Write> writes;
+  std::array<Write, kMost> writes;
+  size_t count;
 
   // Asks for what is read and written for a piece's last token.
   void fetch(const Piece& u) const {
     const int64_t position = u.position + u.tokens - 1, block = attention.block, token = u.token + u.tokens - 1;
-    if (given.queries != nullptr)
+    if (u.own_queries && given.queries != nullptr)
       fetch_heads(given.q, token, {u.head, u.head + u.groups * u.heads}, attention.width, sizeof(float));
-    for (const Write& write : writes)
-      write.fetch(token, u.table[position / block], position % block, {u.kv_head, u.kv_head + u.groups});
+    if (u.writes_keys())
+      for (size_t i = 0; i < count; ++i)
+        writes[i].fetch(token, u.table[position / block], position % block, {u.kv_head, u.kv_head + u.groups});
   }
 
-  void some(const int32_t* table, int64_t token, int64_t position, int64_t count, Range heads, Range kv_heads) const {
+  // Puts some tokens' queries where they are read.
+  void queries(int64_t token, int64_t tokens, Range heads) const {
+    if (given.queries == nullptr) return;
+    for (const int64_t end = token + tokens; token < end; ++token) given.query(attention, token, heads);
+  }
+
+  // Writes some tokens of a request in some KV heads.
+  void keys(const int32_t* table, int64_t token, int64_t position, int64_t tokens, Range kv_heads) const {
     const int64_t block = attention.block;
-    for (const int64_t end = token + count; token < end; ++token, ++position) {
-      if (given.queries != nullptr) given.query(attention, token, heads);
-      for (const Write& write : writes) write.token(token, table[position / block], position % block, kv_heads);
-    }
+    for (const int64_t end = token + tokens; token < end; ++token, ++position)
+      for (size_t i = 0; i < count; ++i) writes[i].token(token, table[position / block], position % block, kv_heads);
   }
 };
 
