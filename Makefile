@@ -7,7 +7,7 @@ PY     := $(BIN)/python
 OPTCC  := $(BIN)/optcc
 JOBS   ?= 2
 DEMO   := build/demo/smollm2-int8
-PROMPT := What is the capital of France?
+PROMPT := Name the capital of France.
 
 # These two packages carry the real models. Their own dependencies (a source build of llama.cpp, sentence-transformers)
 # are not needed for that.

@@ -49,7 +49,7 @@ HELP = """Compile PyTorch models, and prove that they are still right.
 
 \b
   optcc compile MODEL cpu-int8 -o build/model
-  optcc run build/model "What is the capital of France?"
+  optcc run build/model "Name the capital of France."
 """
 
 root = LazyGroup("optcc", package="optcc.cli", verbs=VERBS, help=HELP)

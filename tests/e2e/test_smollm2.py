@@ -21,7 +21,8 @@ from tests.e2e.conftest import LISTING, Compiled, Workshop, optcc
 pytestmark = pytest.mark.e2e
 
 WINDOW = 128
-QUESTION = "What is the capital of France?"
+QUESTION = "Name the capital of France."
+"""At every token of the original's answer the likeliest is ahead by a logit or more, so rounding doesn't decide it."""
 
 
 @pytest.fixture(scope="module")
