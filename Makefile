@@ -48,13 +48,13 @@ demo: $(VENV)/.ready ## Compile a real language model, check it, and ask it a qu
 	  && $(OPTCC) run $(DEMO) "$(PROMPT)"
 
 test: lint types native ## Everything that must pass before a commit (15 minutes at most on 2 cores)
-	$(PYTEST) -m 'not prove and not gpu'
+	$(PYTEST) -m 'not prove'
 
 e2e: native ## Only the tests that compile real models
-	$(PYTEST) -m 'e2e and not gpu' tests
+	$(PYTEST) -m e2e tests
 
 prove: lint types native ## All tests, the long ones and the full sizes too
-	OPTCC_PROVE=1 $(PYTEST) -m 'not gpu' --timeout 3600
+	OPTCC_PROVE=1 $(PYTEST) --timeout 3600
 
 lint: $(VENV)/.ready layers ## Style and layering
 	$(BIN)/ruff check .
@@ -71,7 +71,7 @@ types: $(VENV)/.ready ## Check the types (mypy --strict)
 	$(BIN)/mypy
 
 golden: $(VENV)/.ready ## Rewrite the golden files; review the diff
-	$(PYTEST) -m 'not e2e and not prove and not gpu' --update-golden tests
+	$(PYTEST) -m 'not e2e and not prove' --update-golden tests
 	git diff --stat -- tests
 
 docs: $(VENV)/.ready ## Rewrite the generated pages of docs/

@@ -73,7 +73,7 @@ def main() -> int:
             "-m",
             "pytest",
             "-m",
-            "prove and not gpu",
+            "prove",
             "-o",
             "junit_logging=system-out",
         ]

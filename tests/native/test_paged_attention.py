@@ -260,6 +260,7 @@ def test_what_is_done_to_rows_of_requests_in_segments(before: int, new: int, kin
 
 
 def assert_done_outside(plain: Form, form: Form, step: dict[str, np.ndarray]) -> None:
+    """A step of raw rows in `form` gives the bits of its prepared rows in `plain`."""
     inputs, outside = raw(form, step)
     pools = {name: inputs[name].copy() for name in inputs if name.endswith("_pool")}
     wanted = run(session(plain), outside | pools)

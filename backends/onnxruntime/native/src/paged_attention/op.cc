@@ -36,7 +36,7 @@
 namespace optcc {
 namespace {
 
-constexpr int64_t kWritten = 16;  // tokens that are prepared together
+constexpr int64_t kTogether = 16;  // tokens that are prepared together
 
 const AttentionKernel& kernel_for(Isa isa) {
 #ifdef OPTCC_HAVE_AVX512
@@ -246,19 +246,19 @@ struct PagedAttention {
       const bool queries = !u.own_queries && writer.given.queries != nullptr;
       if (u.token == seen || (!queries && u.own_keys)) continue;  // the same tokens with other heads or keys
       seen = u.token;
-      for (int64_t t = 0; t < u.tokens; t += kWritten)
+      for (int64_t t = 0; t < u.tokens; t += kTogether)
         parts.push_back(
-            {u.table, u.token + t, u.position + t, std::min(kWritten, u.tokens - t), queries, !u.own_keys});
+            {u.table, u.token + t, u.position + t, std::min(kTogether, u.tokens - t), queries, !u.own_keys});
     }
-    const auto prepare = [&writer, &a, parts = parts.data()](size_t i) {
+    const auto one = [&writer, &a, parts = parts.data()](size_t i) {
       const Part& part = parts[i];
       if (part.queries) writer.queries(part.token, part.count, {0, a.heads});
       if (part.keys) writer.keys(part.table, part.token, part.position, part.count, {0, a.kv_heads});
     };
     if (parts.size() > 1)
-      context.parallel_for(parts.size(), prepare);
+      context.parallel_for(parts.size(), one);
     else if (parts.size() == 1)
-      prepare(0);
+      one(0);
   }
 
   // `apart`: all is written before anything is attended to.
