@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optcc.backends.onnxruntime.native.pools import read_blocks, write_blocks
-from optcc.backends.onnxruntime.native.sampling import sample
+from optcc.backends.onnxruntime.native.sampling import Rows, sample
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
@@ -68,7 +68,7 @@ class OnnxExecutor:
         self._results = frozenset(value.name for value in self._session.get_outputs()) - {"logits"}
         self._pools: dict[str, Array] = {}
         self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
-        self._logits = self._rows
+        self._wanted = Rows(self._rows)
         self._inputs: dict[str, Array] = {}
         self._bound_logits: FloatArray | None = None
 
@@ -115,11 +115,11 @@ class OnnxExecutor:
 
     def _room(self, wanted: int) -> FloatArray:
         """Where a step's logits go: for the same number of rows it is the same array, which is bound already."""
-        if len(self._logits) != wanted:
+        if len(self._wanted.logits) != wanted:
             if len(self._rows) < wanted:
                 self._rows = aligned((wanted, self._spec.vocab), np.float32)
-            self._logits = self._rows[:wanted]
-        return self._logits
+            self._wanted = Rows(self._rows[:wanted])
+        return self._wanted.logits
 
     def _run_part(self, part: Part, logits: FloatArray) -> None:
         count = max(1, len(part.batch.wanted_rows))
@@ -164,6 +164,8 @@ class OnnxExecutor:
         self, handle: StepHandle, params: Sequence[SamplingParams], positions: Sequence[int]
     ) -> list[int]:
         """A token for each row."""
+        if handle is self._wanted.logits:
+            return self._wanted.sample(params, positions)
         return sample(self.logits(handle), params, positions)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from optcc.errors import NotATextModel
-from optcc.runtime.batching import build_batch, deciding
+from optcc.runtime.batching import BatchBuilder
 from optcc.runtime.blocks import BlockPool
 from optcc.runtime.events import Event, FinishedEvent, TokenEvent, finished_event
 from optcc.runtime.executor import Executor
@@ -65,6 +65,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.counters = EngineCounters()
         self.scheduler = Scheduler(executor.spec, BlockPool(blocks), limits or Limits())
+        self._batches = BatchBuilder()
         self._clock = clock
         self._debug = debug
         self._entries: dict[str, _Entry] = {}
@@ -177,31 +178,30 @@ class Engine:
         self.counters.generated_tokens += len(chosen)
         now = self._clock()
         for state, token in chosen:
-            entry = self._entries[state.id]
-            events = self._append(entry, token, now)
-            (self._undelivered if entry.mailbox is None else entry.mailbox).extend(events)
+            self._append(self._entries[state.request.id], token, now)
         if self._debug:
             self.scheduler.check()
 
     def _run(self, step: Step) -> list[tuple[RequestState, int]]:
         """Run a step and choose a token for every request that is ready for one."""
-        handle = self.executor.step(build_batch(step))
-        ready = deciding(step)
+        batch, ready = self._batches.build(step)
+        handle = self.executor.step(batch)
         if not ready:
             return []
         params = [state.request.sampling for state in ready]
-        tokens = self.executor.sample(handle, params, [state.length for state in ready])
+        tokens = self.executor.sample(handle, params, [len(state.tokens) for state in ready])
         return list(zip(ready, tokens, strict=True))
 
-    def _append(self, entry: _Entry, token: int, now: float) -> list[Event]:
-        """Add a token to an answer, and end the answer if that was the last."""
-        state = entry.state
+    def _append(self, entry: _Entry, token: int, now: float) -> None:
+        """Add a token to an answer, tell it, and end the answer if that was the last."""
+        state, stop = entry.state, entry.state.request.stop
         state.tokens.append(token)
         entry.timing.tokens.append(now)
+        count = state.generated_count
         reason: FinishReason | None = None
         if token in state.eos:
             reason = "eos"
-        elif state.generated_count == state.request.stop.max_tokens:
+        elif count == stop.max_tokens:
             reason = "length"
         piece = ""
         if entry.text is not None:
@@ -211,11 +211,11 @@ class Engine:
                 rest, stopped = entry.text.flush()
                 piece += rest
             reason = "stop" if stopped else reason
-        entry.pieces.append(piece)
-        events: list[Event] = [TokenEvent(state.id, token, state.generated_count - 1, piece)]
+            entry.pieces.append(piece)
+        tell = (self._undelivered if entry.mailbox is None else entry.mailbox).append
+        tell(TokenEvent(state.request.id, token, count - 1, piece))
         if reason is not None:
-            events.append(self._finish(entry, reason))
-        return events
+            tell(self._finish(entry, reason))
 
     def _finish(self, entry: _Entry, reason: FinishReason) -> FinishedEvent:
         self.scheduler.finish(entry.state, reason)

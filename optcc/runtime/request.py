@@ -64,11 +64,12 @@ class RequestState:
         arrival: order of submission, unique.
         eos: ids that end the answer, resolved against the model.
         tokens: prompt and answer so far.
-        blocks: pool blocks in order. Append-only while the request runs.
+        blocks: pool blocks in order. Append-only while the request runs; another list when it starts over.
         computed: how many of `tokens` have their keys and values in the pool.
         running: holds blocks and takes part in steps; otherwise it waits or is finished.
         preemptions: how often its blocks were taken away.
         finish: why it ended, once it has.
+        prompt_length: tokens of the prompt.
     """
 
     request: Request
@@ -80,9 +81,11 @@ class RequestState:
     running: bool = False
     preemptions: int = 0
     finish: FinishReason | None = None
+    prompt_length: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.tokens.extend(self.request.prompt)
+        self.prompt_length = len(self.request.prompt)
 
     @property
     def id(self) -> str:
@@ -95,11 +98,6 @@ class RequestState:
         return len(self.tokens)
 
     @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.request.prompt)
-
-    @property
     def generated(self) -> tuple[int, ...]:
         """The answer so far."""
         return tuple(self.tokens[self.prompt_length :])
@@ -107,17 +105,17 @@ class RequestState:
     @property
     def generated_count(self) -> int:
         """Tokens of the answer so far."""
-        return self.length - self.prompt_length
+        return len(self.tokens) - self.prompt_length
 
     @property
     def remaining(self) -> int:
         """Tokens still to be computed before the next one can be chosen: 1 when decoding."""
-        return self.length - self.computed
+        return len(self.tokens) - self.computed
 
     @property
     def decoding(self) -> bool:
         """One token away from its next choice, with an answer under way."""
-        return self.remaining == 1 and self.generated_count > 0
+        return len(self.tokens) - self.computed == 1 and self.computed >= self.prompt_length
 
     @property
     def most_cached(self) -> int:

@@ -77,9 +77,11 @@ class Scheduler:
         """The next step; empty only when there is nothing to do. Allocates the blocks that it needs."""
         step: Step = {}
         budget = self.limits.max_step_tokens
-        for state in sorted(
-            self.running, key=lambda s: not s.decoding
-        ):  # stable: by arrival within each group
+        decoding: list[RequestState] = []  # both by arrival
+        others: list[RequestState] = []
+        for state in self.running:
+            (decoding if state.decoding else others).append(state)
+        for state in decoding + others:
             if budget == 0:
                 break
             tokens = min(state.remaining, budget)
@@ -147,7 +149,9 @@ class Scheduler:
 
     def _reserve(self, state: RequestState, tokens: int) -> bool:
         """Append the blocks for `tokens` more tokens to the request's table, if the pool has them."""
-        missing = max(0, self.spec.blocks_for(state.computed + tokens) - len(state.blocks))
+        missing = self.spec.blocks_for(state.computed + tokens) - len(state.blocks)
+        if missing <= 0:
+            return True
         fresh = self.pool.allocate(missing, state.blocks[-1] if state.blocks else None)
         state.blocks.extend(fresh or ())
         return fresh is not None

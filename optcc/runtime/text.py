@@ -20,6 +20,8 @@ class StopStrings:
 
     def push(self, piece: str) -> tuple[str, bool]:
         """The text certainly outside of a stop string, and whether one was found. After that, stop."""
+        if not self._strings:
+            return piece, False
         text = self._held + piece
         found = [(start + len(s), start) for s in self._strings if (start := text.find(s)) >= 0]
         if found:

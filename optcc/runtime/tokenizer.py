@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from optcc.errors import CorruptArtifact, MissingPackage
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+_MOST_KNOWN = 8192
+"""Tokens whose text is kept: about a megabyte."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -56,6 +59,9 @@ class Tokenizer:
     def __init__(self, backend: Backend, special: SpecialTokens) -> None:
         self._backend = backend
         self.special = special
+        # Of tokens alone, which streams ask for again and again.
+        self._alone = lru_cache(maxsize=_MOST_KNOWN)(self._decode_alone)
+        self.is_byte = lru_cache(maxsize=_MOST_KNOWN)(self._is_byte)
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -104,13 +110,18 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out; bytes that aren't UTF-8 become U+FFFD."""
+        if len(ids) == 1:
+            return self._alone(ids[0])
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
     def stream(self) -> DetokenizeStream:
         """A fresh incremental decoder."""
         return DetokenizeStream(self)
 
-    def is_byte(self, token: int) -> bool:
+    def _decode_alone(self, token: int) -> str:
+        return self._backend.decode([token], skip_special_tokens=True)
+
+    def _is_byte(self, token: int) -> bool:
         """A byte-fallback token, such as `<0x0A>`: what it means depends on the bytes that follow it."""
         return _BYTE_TOKEN.fullmatch(_spelling(self._backend, token)) is not None
 

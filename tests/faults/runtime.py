@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optcc.runtime import engine as engines
+from optcc.runtime.batching import BatchBuilder
 from optcc.runtime.blocks import BlockPool
 from optcc.runtime.engine import Engine
 from optcc.runtime.executor import Batch, ModelSpec
@@ -23,8 +23,13 @@ def _batches(change: Callable[[Batch, Step], Batch]) -> Callable[[Planting], Non
     """The engine builds a step's arrays wrongly."""
 
     def plant(p: Planting) -> None:
-        before = engines.build_batch
-        p.patch.setattr(engines, "build_batch", lambda step: change(before(step), step))
+        before = BatchBuilder.build
+
+        def build(self: BatchBuilder, step: Step) -> tuple[Batch, list[RequestState]]:
+            batch, ready = before(self, step)
+            return change(batch, step), ready
+
+        p.patch.setattr(BatchBuilder, "build", build)
 
     return plant
 

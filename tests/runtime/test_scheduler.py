@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optcc.errors import PoolTooSmall, PromptTooLong
 from optcc.runtime import BlockPool, Limits, ModelSpec, PoolCorrupt, Request, StopConditions
-from optcc.runtime.batching import build_batch, deciding
+from optcc.runtime.batching import BatchBuilder
 from optcc.runtime.blocks import RUN
+from optcc.runtime.executor import Batch
 from optcc.runtime.request import RequestState
 from optcc.runtime.scheduler import Scheduler, Step
 
@@ -28,8 +31,15 @@ def ask(scheduler: Scheduler, arrival: int, prompt: int, generate: int) -> Reque
     return state
 
 
-def play(scheduler: Scheduler) -> Step:
-    """One whole step with checks of all it promises; requests end when they have all their tokens."""
+def arrays(batch: Batch) -> list[list[int]]:
+    return [getattr(batch, field.name).tolist() for field in fields(batch)]
+
+
+def play(scheduler: Scheduler, builder: BatchBuilder | None = None) -> Step:
+    """One whole step with checks of all it promises; requests end when they have all their tokens.
+
+    `builder`: of the steps before.
+    """
     tables = {state: list(state.blocks) for state in scheduler.running}
     step = scheduler.schedule()
     scheduler.check()
@@ -42,9 +52,13 @@ def play(scheduler: Scheduler) -> Step:
         assert len(state.blocks) == scheduler.spec.blocks_for(state.computed + tokens), "no block too many"
     kinds = [state.decoding for state in step]
     assert kinds == sorted(kinds, reverse=True), "decoding requests come first"
-    batch = build_batch(step)
-    ready = deciding(step)
+    batch, ready = BatchBuilder().build(step)
     assert len(batch.wanted_rows) == len(ready)
+    assert ready == [state for state, tokens in step.items() if tokens == state.remaining]
+    if builder is not None:
+        assert arrays(builder.build(step)[0]) == arrays(batch), (
+            "what is kept from step to step changes nothing"
+        )
     scheduler.commit(step)
     for state in ready:
         state.tokens.append(7)
@@ -75,6 +89,7 @@ def test_everything_ends_at_a_full_pool(
     largest = max(-(-(prompt + generate - 1) // block_size) for prompt, generate, _ in asked)
     scheduler = make(largest + spare, block_size=block_size, tokens=tokens, requests=requests)
     states: list[RequestState] = []
+    builder = BatchBuilder()
     steps = 0
     todo = [(arrival, *rest) for arrival, rest in enumerate(asked)]
     while todo or scheduler.running or scheduler.waiting:
@@ -85,7 +100,7 @@ def test_everything_ends_at_a_full_pool(
         oldest = min((s for s in states if s.finish is None), key=lambda s: s.arrival)
         preempted = oldest.preemptions
         counts = {state: state.preemptions for state in states}
-        step = play(scheduler)
+        step = play(scheduler, builder)
         assert not any(state.preemptions > counts[state] for state in step), (
             "preempted and started in one step"
         )
@@ -113,7 +128,7 @@ def test_only_last_rows_are_wanted() -> None:
     ask(scheduler, 0, 3, 4)
     ask(scheduler, 1, 9, 4)
     step = scheduler.schedule()
-    batch = build_batch(step)
+    batch, _ = BatchBuilder().build(step)
     assert batch.query_starts.tolist() == [0, 3, 8]
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
     assert batch.kv_lengths.tolist() == [3, 5]

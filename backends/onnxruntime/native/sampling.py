@@ -28,7 +28,7 @@ class _Given:
     @cached_property
     def addresses(self) -> tuple[int, ...]:
         """Of the arrays."""
-        return tuple(array.ctypes.data for array in self.arrays)
+        return tuple(address_of(array) for array in self.arrays)
 
 
 @lru_cache(maxsize=64)
@@ -49,25 +49,45 @@ def _given(params: Sequence[SamplingParams], positions: Sequence[int], vocab: in
     )
 
 
+def address_of(array: npt.NDArray[Any]) -> int:
+    """Where its first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class Rows:
+    """Rows of logits that stay where they are, step after step: f32[W, V], contiguous."""
+
+    def __init__(self, logits: FloatArray) -> None:
+        self.logits = logits
+        self._shape = logits.shape
+        self._address = address_of(logits)
+        self._tokens = np.empty(len(logits), np.int64)
+        self._to = address_of(self._tokens)
+
+    def sample(self, params: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
+        """As `sample`, of what the rows hold now."""
+        library = load()
+        if library is None:
+            return plain(self.logits, params, positions)
+        rows, vocab = self._shape
+        if not rows == len(params) == len(positions):
+            raise ValueError(f"{rows} rows, {len(params)} parameters, {len(positions)} positions")
+        greedy = all(p.temperature == 0.0 for p in params)
+        given = _largest(rows) if greedy else _given(params, positions, vocab)
+        found = library.optcc_sample(self._address, rows, vocab, *given.addresses, self._to)
+        if found == _NO_ISA:
+            return plain(self.logits, params, positions)
+        if found != _NO_ROW:
+            raise BadLogits("the logits hold NaN or infinity")
+        chosen: list[int] = self._tokens.tolist()
+        return chosen
+
+
 def sample(logits: FloatArray, params: Sequence[SamplingParams], positions: Sequence[int]) -> list[int]:
     """As `optcc.runtime.sampler.sample`, which also runs where the native library is missing.
 
     Weights are float64 there and float32 here: both choose the same token, but where the drawn number, or `top_p`, is
     within rounding of the boundary between two.
     """
-    library = load()
-    if library is None:
-        return plain(logits, params, positions)
-    rows = np.ascontiguousarray(logits, np.float32)
-    if not len(rows) == len(params) == len(positions):
-        raise ValueError(f"{len(rows)} rows, {len(params)} parameters, {len(positions)} positions")
-    tokens = np.empty(len(rows), np.int64)
-    greedy = all(p.temperature == 0.0 for p in params)
-    given = _largest(len(rows)) if greedy else _given(params, positions, rows.shape[1])
-    found = library.optcc_sample(rows.ctypes.data, *rows.shape, *given.addresses, tokens.ctypes.data)
-    if found == _NO_ISA:
-        return plain(logits, params, positions)
-    if found != _NO_ROW:
-        raise BadLogits("the logits hold NaN or infinity")
-    chosen: list[int] = tokens.tolist()
-    return chosen
+    return Rows(np.ascontiguousarray(logits, np.float32)).sample(params, positions)

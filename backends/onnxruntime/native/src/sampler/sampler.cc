@@ -1,7 +1,8 @@
 // Choosing a token from a row of logits: what optcc/runtime/sampler.py says, without sorting the vocabulary.
 //
 // The order of tokens is (logit falling, id rising). Nothing but the few that decide is ever brought into it: where the
-// mass of the most likely ones reaches an amount is found by weighted quickselect, in linear time.
+// mass of the most likely ones reaches an amount is found by bounds that enclose it and weighted quickselect between
+// them, in linear time.
 
 #include <math.h>
 #include <stdint.h>
@@ -56,6 +57,7 @@ int64_t id_of(Token token) { return 0xffffffffu - static_cast<uint32_t>(token); 
 // What one row needs, kept between calls.
 struct Scratch {
   std::vector<float> maxima, sums, weights, order;
+  std::vector<int32_t> ids;
   std::vector<Token> tokens;
 };
 
@@ -121,30 +123,90 @@ double largest(const float* row, int64_t n, int64_t k, float max, double tempera
   return mass;
 }
 
-// A weight that all of the most likely tokens reach whose mass together is at least `mass`.
-float floor_of(double mass, double rest, int64_t n, const std::vector<float>& largest_weights, Scratch& s) {
-  // Those that are the largest of their block alone may have that mass. They mostly do.
-  s.order = largest_weights;
-  std::sort(s.order.begin(), s.order.end(), std::greater<float>());
-  double sum = 0.0;
-  for (const float weight : s.order) {
-    sum += weight;
-    if (sum >= mass) return weight;
+// The order of all tokens of a row, by how much the most likely ones weigh together. Bounds of logits enclose the place
+// where a mass is reached, closer each time; only what lies between two of them is brought into order.
+class Likely {
+ public:
+  // `rest`: the mass of the tokens that nobody asks for.
+  Likely(const SamplerKernel& kernel, const float* row, int64_t n, float max, double temperature, double rest,
+         Scratch& s)
+      : kernel_(kernel), row_(row), n_(n), max_(max), s_(s) {
+    // All tokens below this one together weigh less than the rest.
+    const double lowest = max + temperature * log(rest / static_cast<double>(n));
+    const double least = *std::min_element(s.maxima.begin(), s.maxima.end());
+    lowest_ = static_cast<float>(std::max({lowest, least, -static_cast<double>(std::numeric_limits<float>::max())}));
+    spread(max, lowest_, bounds_);
+    kernel.masses(row, n, s.maxima.data(), s.weights.data(), bounds_, masses_);
   }
-  // All below this one weigh less than the rest.
-  return static_cast<float>(rest / static_cast<double>(n));
-}
 
-// Tokens that weigh as much as `floor`, and anything at all.
-void likely(const float* row, float floor, const std::vector<float>& largest_weights, Scratch& s) {
-  s.tokens.clear();
-  for (size_t block = 0; block < largest_weights.size(); ++block) {
-    if (largest_weights[block] < floor) continue;
-    const int64_t first = static_cast<int64_t>(block) * kBlock;
-    for (int64_t i = first; i < first + kBlock; ++i)
-      if (s.weights[i] >= floor && s.weights[i] > 0.0f) s.tokens.push_back(token_of(row[i], i));
+  struct Place {
+    Token token;
+    double mass;  // of it and all before it
+  };
+
+  // The first token with which at least `mass` is reached; the last one if there is not that much.
+  Place reach(double mass) {
+    Enclosed between{-INFINITY, INFINITY, 0.0};
+    between.close(bounds_, masses_, mass);
+    float bounds[kBounds];
+    double masses[kBounds];
+    const float upper = std::min(between.upper, max_);
+    spread(upper, between.lower == -INFINITY ? upper - (max_ - upper) : between.lower, bounds);
+    kernel_.masses(row_, n_, s_.maxima.data(), s_.weights.data(), bounds, masses);
+    between.close(bounds, masses, mass);
+    collect(between);
+    if (s_.tokens.empty()) {  // rounding: the sum of all was more
+      between = {-INFINITY, INFINITY, 0.0};
+      collect(between);
+    }
+    const Token* first = s_.tokens.data();
+    const Token* end = beginning(s_.tokens.data(), s_.tokens.data() + s_.tokens.size(), mass - between.above, s_);
+    return {end[-1], between.above + mass_of(first, end, s_)};
   }
-}
+
+ private:
+  // Tokens whose logits are below `upper`, which `above` is the mass of, and not below `lower`.
+  struct Enclosed {
+    float lower, upper;
+    double above;
+
+    void close(const float* bounds, const double* masses, double mass) {
+      for (int k = 0; k < kBounds; ++k) {
+        if (masses[k] >= mass) {
+          lower = std::max(lower, bounds[k]);
+          return;
+        }
+        if (bounds[k] < upper) {
+          upper = bounds[k];
+          above = masses[k];
+        }
+      }
+    }
+  };
+
+  static void spread(float upper, float lower, float* bounds) {
+    for (int k = 0; k < kBounds; ++k)
+      bounds[k] = upper - (upper - lower) * static_cast<float>(k + 1) * (1.0f / kBounds);
+  }
+
+  void collect(const Enclosed& between) {
+    s_.ids.resize(static_cast<size_t>(n_));
+    const int64_t count = kernel_.between(row_, n_, s_.maxima.data(), between.lower, between.upper, s_.ids.data());
+    s_.tokens.clear();
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t id = s_.ids[i];
+      if (s_.weights[id] > 0.0f) s_.tokens.push_back(token_of(row_[id], id));
+    }
+  }
+
+  const SamplerKernel& kernel_;
+  const float* row_;
+  const int64_t n_;
+  const float max_;
+  Scratch& s_;
+  float lowest_, bounds_[kBounds];
+  double masses_[kBounds];
+};
 
 // The token at `number` of the mass of all, in the order of their ids.
 int64_t draw_any(const Scratch& s, double total, double number) {
@@ -185,13 +247,16 @@ int64_t choose(const SamplerKernel& kernel, const float* row, int64_t n, const C
   using Float = std::numeric_limits<float>;
   const double temperature = std::clamp<double>(choice.temperature, 10 * Float::min(), Float::max());
   s.sums.resize(blocks_of(n));
-  kernel.weigh(row, n, max, static_cast<float>(1.0 / temperature), s.weights.data(), s.sums.data(), s.maxima.data());
+  kernel.weigh(row, n, max, static_cast<float>(1.0 / temperature), s.weights.data(), s.sums.data());
   double total = 0.0;
   for (const float sum : s.sums) total += sum;
   if (choice.top_p >= 1.0) return draw_any(s, total, choice.number);
   const double mass = choice.top_p * total;
-  likely(row, floor_of(mass, total - mass, n, s.maxima, s), s.maxima, s);
-  return draw(choice, total, s);
+  Likely likely(kernel, row, n, max, temperature, total - mass, s);
+  const Likely::Place last = likely.reach(mass);
+  // More than nothing, so that the first of all is the least.
+  const double target = std::nextafter(choice.number * last.mass, std::numeric_limits<double>::max());
+  return id_of(std::max(likely.reach(target).token, last.token));  // no later than the last, whatever was rounded
 }
 
 }  // namespace

@@ -69,6 +69,10 @@ inline V with_sign_of(V x, V sign) {
 inline V where_less(V a, V b, V yes, V no) {
   return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
+// A bit for each lane.
+inline uint32_t lanes_less(V a, V b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
 // x times 2^n for whole n from -126 to 127.
 inline V scale2(V x, V n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

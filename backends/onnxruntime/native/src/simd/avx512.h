@@ -69,6 +69,8 @@ inline V with_sign_of(V x, V sign) {
 inline V where_less(V a, V b, V yes, V no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
+// A bit for each lane.
+inline uint32_t lanes_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 // x times 2^n for whole n.
 inline V scale2(V x, V n) { return _mm512_scalef_ps(x, n); }
 // Lanes from..to of x, the others of `other`.

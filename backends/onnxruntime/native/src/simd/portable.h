@@ -84,6 +84,13 @@ inline V with_sign_of(V x, V sign) {
   return reinterpret_cast<V>(reinterpret_cast<I>(x) | (reinterpret_cast<I>(sign) & INT32_MIN));  // x >= 0
 }
 inline V where_less(V a, V b, V yes, V no) { return choose(a < b, yes, no); }
+// A bit for each lane.
+inline uint32_t lanes_less(V a, V b) {
+  const I less = a < b;
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= static_cast<uint32_t>(less[i] & 1) << i;
+  return lanes;
+}
 // x times 2^n for whole n from -126 to 127.
 inline V scale2(V x, V n) { return x * reinterpret_cast<V>((__builtin_convertvector(n, I) + 127) << 23); }
 // Lanes from..to of x, the others of `other`.
