@@ -36,7 +36,7 @@ def evaluate(
             os.link(root / WEIGHTS, place / WEIGHTS)
         except OSError:
             shutil.copyfile(root / WEIGHTS, place / WEIGHTS)
-        (place / MODEL).write_bytes(lower(module, spans))
+        (place / MODEL).write_bytes(lower(module, spans, inputs_as_they_are=True))
         session = open_session(place, threads)
         known = {value.name for value in session.get_inputs()}
         names = list(module.output_names())

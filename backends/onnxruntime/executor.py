@@ -66,6 +66,7 @@ class OnnxExecutor:
         self._binding = self._session.io_binding()
         # Pools that ONNX Runtime's own operators write are results too.
         self._results = frozenset(value.name for value in self._session.get_outputs()) - {"logits"}
+        self._stacked = any(value.name == "k_pools" for value in self._session.get_inputs())
         self._pools: dict[str, Array] = {}
         self._rows: FloatArray = np.empty((0, self._spec.vocab), np.float32)
         self._wanted = Rows(self._rows)
@@ -90,11 +91,20 @@ class OnnxExecutor:
         self._pools = {}  # freed before new ones are made
         for kind in pools_of(s):
             dtype = np.dtype(kind.dtype).type
-            pool = aligned((blocks, s.block_size, s.kv_heads, kind.channels), dtype)
-            self._pools[kind.name] = pool
-            self._binding.bind_input(kind.name, "cpu", 0, dtype, pool.shape, pool.ctypes.data)
-            if (result := f"{kind.name}.out") in self._results:
-                self._binding.bind_output(result, "cpu", 0, dtype, pool.shape, pool.ctypes.data)
+            whole = aligned((s.layers, blocks, s.block_size, s.kv_heads, kind.channels), dtype)
+            if self._stacked:
+                self._bind(f"{kind.name}s", whole)
+            for layer, pool in enumerate(whole):
+                name = f"{kind.name}_{layer}"
+                self._pools[name] = pool
+                if not self._stacked:
+                    self._bind(name, pool)
+
+    def _bind(self, name: str, pool: Array) -> None:
+        place = ("cpu", 0, pool.dtype.type, pool.shape, pool.ctypes.data)
+        self._binding.bind_input(name, *place)
+        if (result := f"{name}.out") in self._results:
+            self._binding.bind_output(result, *place)
 
     def step(self, batch: Batch) -> StepHandle:
         """Run the batch; the pools are changed in place.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,12 @@ class ReferenceExecutor:
         """Allocate zeroed pools."""
         s = self._spec
         self._pools = {
-            pool.name: torch.zeros(
+            f"{pool.name}_{layer}": torch.zeros(
                 (blocks, s.block_size, s.kv_heads, pool.channels),
                 dtype=torch.float32 if self._plain else _torch_type(pool.dtype),
             )
             for pool in pools_of(s)
+            for layer in range(s.layers)
         }
 
     def step(self, batch: Batch) -> StepHandle:
@@ -106,12 +108,12 @@ class ReferenceExecutor:
 
     def export_blocks(self, ids: Sequence[int]) -> FloatArray:
         """f32[len(ids), L, 2, K, G, C]."""
-        picked = [pool[list(ids)].float() for pool in self._pools.values()]
-        if self._spec.kv_scale:
-            layers = [picked[i : i + 4] for i in range(0, len(picked), 4)]
-            picked = [
-                side * scale for k, v, *scales in layers for side, scale in zip((k, v), scales, strict=True)
-            ]
+        picked = []
+        for layer, kind in itertools.product(range(self._spec.layers), "kv"):
+            values = self._pools[f"{kind}_pool_{layer}"][list(ids)].float()
+            if self._spec.kv_scale:
+                values = values * self._pools[f"{kind}_scale_pool_{layer}"][list(ids)].float()
+            picked.append(values)
         blocks: FloatArray = torch.stack(picked, dim=1).unflatten(1, (self._spec.layers, 2)).numpy()
         return blocks
 

@@ -22,7 +22,10 @@ Round = Callable[[FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Pool:
-    """One pool: its name in the graph, the type of its values, and how many each token and head has."""
+    """The pools of one kind: their name, the type of values, and how many each token and head has.
+
+    In a graph a layer's own is called `<name>_<layer>`.
+    """
 
     name: str
     dtype: str
@@ -30,12 +33,10 @@ class Pool:
 
 
 def pools_of(spec: ModelSpec) -> tuple[Pool, ...]:
-    """All pools: of each layer keys, values, and where they are quantized the scales of both."""
-    found = []
-    for layer in range(spec.layers):
-        found += [Pool(f"{kind}_pool_{layer}", spec.kv_dtype, spec.head_dim) for kind in "kv"]
-        if spec.kv_scale:
-            found += [Pool(f"{kind}_scale_pool_{layer}", spec.kv_scale, 1) for kind in "kv"]
+    """All kinds: keys, values, and where they are quantized the scales of both."""
+    found = [Pool(f"{kind}_pool", spec.kv_dtype, spec.head_dim) for kind in "kv"]
+    if spec.kv_scale:
+        found += [Pool(f"{kind}_scale_pool", spec.kv_scale, 1) for kind in "kv"]
     return tuple(found)
 
 

@@ -59,6 +59,8 @@ class Form:
     """Query, key and value of a token come in one row."""
     floats: bool = False
     """Keys and values for int8 pools come in float32."""
+    layer: int = -1
+    """Of pools [L, N, K, G, C], which one; -1: pools are [N, K, G, C]."""
 
 
 @cache
@@ -71,6 +73,7 @@ def session(form: Form) -> Any:
     pool = kinds[form.kind]
     new = TensorProto.INT8 if form.kind == "int8" and not form.floats else TensorProto.FLOAT
     row, page = ["T", form.kv_heads, form.width], ["N", form.block, form.kv_heads, form.width]
+    page = page if form.layer < 0 else ["L", *page]
     inputs = {
         "query": (TensorProto.FLOAT, ["T", form.heads, form.width]),
         "key": (new, row),
@@ -104,6 +107,7 @@ def session(form: Form) -> Any:
         local_window_size=form.window,
         softcap=form.softcap,
         rotary_interleaved=int(form.interleaved),
+        **({} if form.layer < 0 else {"layer": form.layer}),
     )
     values = [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()]
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)

@@ -108,6 +108,13 @@ def test_attention_quantizes_what_it_caches(tmp_path: Path) -> None:
         absent = [i for i, name in enumerate(inputs) if not name]
         assert absent == [1, 2, 8, 9], inputs
         assert len(inputs) == 14
+    # All layers' pools are one input of each kind.
+    pools = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in graph.input if "_pool" in value.name
+    }
+    assert pools == dict.fromkeys(("k_pools", "v_pools", "k_scale_pools", "v_scale_pools"), 5)
+    nodes = [node for node in graph.node if node.op_type == "PagedAttention"]
+    assert [a.i for node in nodes for a in node.attribute if a.name == "layer"] == list(range(len(nodes)))
     assert not any(node.op_type in ("Round", "RotaryEmbedding") for node in graph.node)
     # The logits come from the head as they are, and a layer is attention and a chain.
     made_by = {name: node for node in graph.node for name in node.output}

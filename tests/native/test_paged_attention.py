@@ -344,6 +344,41 @@ def test_wrong_inputs_are_refused(name: str) -> None:
         run(session(Form()), inputs)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
+def test_a_layer_of_pools_of_all(kind: str) -> None:
+    """The same results, written to its own part of the pools."""
+    form = Form(kind=kind, kv_heads=3)
+    wanted = Texts(form, [40, 7])
+    found = Texts(form, [40, 7])
+    rows = run(session(form), wanted.step({0: 40, 1: 7}))
+    for layer in range(3):
+        pools = {name: np.stack([pool] * 3) for name, pool in found.pools.items()}
+        before = {name: pool.copy() for name, pool in pools.items()}
+        found.done = [0, 0]
+        np.testing.assert_array_equal(
+            run(session(replace(form, layer=layer)), found.step({0: 40, 1: 7}) | pools), rows
+        )
+        for name, pool in pools.items():
+            np.testing.assert_array_equal(pool[layer], wanted.pools[name])
+            others = [i for i in range(3) if i != layer]
+            np.testing.assert_array_equal(pool[others], before[name][others])
+
+
+def test_pools_without_the_layer_are_refused() -> None:
+    form = Form(layer=2)
+    inputs = Texts(form, [20]).step({0: 20})
+    for copies in (2, 1):
+        stacked = {n: np.stack([inputs[n]] * copies) for n in ("key_pool", "value_pool")}
+        with pytest.raises(Exception, match="PagedAttention: with layer, pools are"):
+            run(session(form), inputs | stacked)
+    mixed = {
+        "key_pool": np.stack([inputs["key_pool"]] * 3),
+        "value_pool": np.stack([inputs["value_pool"]] * 2),
+    }
+    with pytest.raises(Exception, match="PagedAttention: with layer, pools are"):
+        run(session(form), inputs | mixed)
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("width", [5, 33, 35, 64])
 def test_int8_caches_hold_rows_of_any_size(width: int, isa: str) -> None:

@@ -17,12 +17,12 @@ from optcc.runtime.pools import pools_of, requantize
 def test_pools_of_a_spec() -> None:
     plain = ModelSpec(2, 3, 64, 10, 16, 99, (0,), "float32")
     packed = ModelSpec(2, 3, 64, 10, 16, 99, (0,), "int8", "float16")
-    assert [p.name for p in pools_of(plain)] == ["k_pool_0", "v_pool_0", "k_pool_1", "v_pool_1"]
-    assert [(p.name, p.dtype, p.channels) for p in pools_of(packed)][:4] == [
-        ("k_pool_0", "int8", 64),
-        ("v_pool_0", "int8", 64),
-        ("k_scale_pool_0", "float16", 1),
-        ("v_scale_pool_0", "float16", 1),
+    assert [p.name for p in pools_of(plain)] == ["k_pool", "v_pool"]
+    assert [(p.name, p.dtype, p.channels) for p in pools_of(packed)] == [
+        ("k_pool", "int8", 64),
+        ("v_pool", "int8", 64),
+        ("k_scale_pool", "float16", 1),
+        ("v_scale_pool", "float16", 1),
     ]
     assert (plain.block_bytes, packed.block_bytes) == (16 * 2 * 2 * 3 * 64 * 4, 16 * 2 * 2 * 3 * (64 + 2))
     assert ModelSpec.from_json(packed.to_json()) == packed

@@ -12,6 +12,7 @@ from optcc.backends.onnxruntime import native
 from optcc.backends.onnxruntime.lower import families  # noqa: F401 - registers the lowerings
 from optcc.backends.onnxruntime.lower.chain import chain
 from optcc.backends.onnxruntime.lower.emit import MICROSOFT, Emitter
+from optcc.backends.onnxruntime.lower.pools import stack_pools
 from optcc.backends.onnxruntime.lower.registry import RULES, operands
 from optcc.backends.onnxruntime.lower.storage import plan_storage
 from optcc.backends.onnxruntime.lower.types import ONNX, STORED
@@ -26,8 +27,13 @@ OPSET = 21
 IR_VERSION = 10
 
 
-def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
+def lower(module: Module, spans: Mapping[str, Span], *, inputs_as_they_are: bool = False) -> bytes:
     """The main graph as a serialized ONNX model whose weights are views of `weights.safetensors`.
+
+    Args:
+        module: what to lower.
+        spans: where each weight lies.
+        inputs_as_they_are: for whoever gives inputs by the module's names; otherwise layers may share theirs.
 
     Raises:
         UnsupportedOp: an operator without a lowering; preflight finds it earlier.
@@ -44,7 +50,7 @@ def lower(module: Module, spans: Mapping[str, Span]) -> bytes:
     outputs = _outputs(emit) + emit.extra_outputs
     live = chain(_live(emit.nodes, outputs), outputs)
     graph = ir.Graph(
-        inputs,
+        inputs if inputs_as_they_are else stack_pools(inputs, live),
         outputs,
         nodes=live,
         initializers=_read(emit, live),

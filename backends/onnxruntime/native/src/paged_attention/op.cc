@@ -4,7 +4,8 @@
 //    0 query         float [T, H, C]; or all three in a row, [..., (H + 2G) C] of T rows, without 1 and 2
 //    1 key           float [T, G, C]; int8 where those are quantized already
 //    2 value         as key
-//    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place; what is in a block, kernel.h orders
+//    3 key_pool      float, float16 or int8 [N, K, G, C]   written in place; what is in a block, kernel.h orders.
+//                                                          With `layer`, pools are of all layers: [L, N, K, G, C]
 //    4 value_pool    as key_pool                           written in place
 //    5 query_starts  int32 [R + 1]
 //    6 kv_lengths    int32 [R]   of each request after this step
@@ -15,10 +16,11 @@
 //                                                                   which are float then
 //   14 sinks         float [H]                           a score more in each head's softmax, without a value
 // Output: float [T, H, C], or [..., H C] with all three in a row. Attributes: scale (float), local_window_size (int, 0:
-// all), softcap (float, 0: none), rotary_interleaved (int, 1: neighbouring channels are pairs, not those half of D apart).
+// all), softcap (float, 0: none), rotary_interleaved (int, 1: neighbouring channels are pairs, not those half of D apart),
+// layer (int, -1: pools are of this layer alone).
 //
 // Token i of a request with n tokens in the step stands at position kv_length - n + i and sees the keys up to its own.
-// A step may hold any requests in any lengths, none included. Nothing reads the pools in the graph but this node. Who
+// A step may hold any requests in any lengths, none included. Nothing reads the layer's pools but this node. Who
 // attends to what a request adds writes it, if nobody else reads it in this step (write.h, step.h).
 
 #include <algorithm>
@@ -91,7 +93,7 @@ struct PagedAttention {
   static constexpr Port kOutputs[] = {{FLOAT}};
 
   float scale, softcap;
-  int64_t window;
+  int64_t window, layer;
   bool interleaved;
   const AttentionKernel& kernel;
   const quantized_linear::Kernels& linear;
@@ -100,6 +102,7 @@ struct PagedAttention {
       : scale(attributes.required_number("scale")),
         softcap(attributes.number("softcap", 0.0f)),
         window(attributes.integer("local_window_size", 0)),
+        layer(attributes.integer("layer", -1)),
         interleaved(attributes.integer("rotary_interleaved", 0) != 0),
         kernel(kernel_for(isa())),
         linear(quantized_linear::kernels_of(isa())) {
@@ -107,7 +110,9 @@ struct PagedAttention {
   }
 
   void compute(Context& context) const {
-    const auto inputs = context.inputs<kPorts>();
+    auto inputs = context.inputs<kPorts>();
+    if (layer >= 0)
+      for (const size_t i : {3, 4, 10, 11}) take_layer(inputs[i]);
     const Tensor* in = inputs.data();
     Given given{};
     const Attention a = attention(context, in, given);
@@ -117,6 +122,16 @@ struct PagedAttention {
 
  private:
   static constexpr size_t kPorts = 15;
+
+  // The layer's own part of a pool of all.
+  void take_layer(Tensor& pool) const {
+    if (absent(pool)) return;
+    want(pool.shape.size() == 5 && layer < pool.shape[0], "with layer, pools are [L, N, K, G, C]");
+    int64_t bytes = layer * (pool.type == INT8 ? 1 : pool.type == HALF ? 2 : 4);
+    for (size_t i = 1; i < 5; ++i) bytes *= pool.shape[i];
+    if (pool.data != nullptr) pool.data = pool.as<char>() + bytes;
+    pool.shape = {pool.shape.extents + 1, 4};
+  }
 
   // Of the queries' rows; with keys and values beside them these may have any shape.
   static int64_t tokens_of(const Tensor* in) {
