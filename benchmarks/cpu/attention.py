@@ -3,18 +3,18 @@
     python -m benchmarks.cpu.attention [--threads 1] [--kv int8] [--pages served] [--json FILE]
     python -m benchmarks.cpu.attention --table FILE...
 
-A graph of attentions with pools of their own (SmolLM2-135M's heads unless told otherwise) runs as a step would run it:
-30 of them as in SmolLM2, or up to 240 where they are short. To start a run, ONNX Runtime looks at all its inputs,
-which takes 0.3 us for each pool: so a graph with the same inputs and no attention runs before it, and what that takes
-isn't counted. Before each run 128 MB or more are read in order, which empties the caches as a layer's weights would,
-and says what the memory gives at that time: the most of some reads before and after, for on a shared machine it goes
-up and down by half within minutes. Where the pools are that large they are what is read: the same attention took 420
-us in one process and 650 in another, perhaps by where its memory lay. The other limit is that of products of matrices,
-of float32, or for int8 caches of int16, of which a processor does half as many as of int8, measured once as a report's
-roofline does. A call's limit is the slower of its bytes at the one and its products at the other, and `of limit` the
-median of that time by what the call took, run by run. Pages lie as an engine's pool hands them out after it has served
-for a while, or in order, or anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in
-order; that rate is measured too.
+A graph of attentions, each over its own part of the pools (SmolLM2-135M's heads unless told otherwise), runs as a
+step would run it: 30 of them as in SmolLM2, or up to 240 where they are short. What ONNX Runtime takes to start a run
+isn't counted: a graph with the same inputs and no attention runs before it. Before each run 128 MB or more are read
+in order, which empties the caches as a layer's weights would, and says what the memory gives at that time: the most
+of some reads before and after, for on a shared machine it goes up and down by half within minutes. Where the pools
+are that large they are what is read: the same attention took 420 us in one process and 650 in another, perhaps by
+where its memory lay. The other limit is that of products of matrices, of float32, or for int8 caches of int16, of
+which a processor does half as many as of int8, measured once as a report's roofline does. A call's limit is the
+slower of its bytes at the one and its products at the other, and `of limit` the median of that time by what the call
+took, run by run. Pages lie as an engine's pool hands them out after it has served for a while, or in order, or
+anywhere (`benchmarks.cpu.context`). Those anywhere take longer to read than memory in order; that rate is measured
+too.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST, *, empty: b
     pool = {"float32": f32, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}[kv]
     new = pool if kv == "int8" else f32
     row: list[str | int] = ["T", heads.kv, heads.width]
-    page: list[str | int] = ["N", BLOCK, heads.kv, heads.width]
+    page: list[str | int] = [layers, "N", BLOCK, heads.kv, heads.width]
     step: dict[str, tuple[int, list[str | int]]] = {
         "query": (f32, ["T", heads.query, heads.width]),
         "key": (new, row),
@@ -100,27 +100,29 @@ def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST, *, empty: b
     }
     scales = ("key_scale", "value_scale") if kv == "int8" else ()
     step |= {name: (f32, [*row[:-1], 1]) for name in scales}
-    inputs, nodes, outputs = dict(step), [], []
+    pools = ["key_pool", "value_pool"]
+    scale_pools = [f"{name}_pool" for name in scales]
+    inputs, nodes = dict(step), []
+    inputs |= dict.fromkeys(pools, (pool, page))
+    inputs |= {name: (f32, [*page[:-1], 1]) for name in scale_pools}
+    names = [
+        "query",
+        "key",
+        "value",
+        *pools,
+        "query_starts",
+        "kv_lengths",
+        "block_table",
+        *scales,
+        *scale_pools,
+    ]
     for layer in range(layers):
-        pools = [f"key_pool_{layer}", f"value_pool_{layer}"]
-        scale_pools = [f"{name}_pool_{layer}" for name in scales]
-        inputs |= dict.fromkeys(pools, (pool, page))
-        inputs |= {name: (f32, [*page[:-1], 1]) for name in scale_pools}
-        names = [
-            "query",
-            "key",
-            "value",
-            *pools,
-            "query_starts",
-            "kv_lengths",
-            "block_table",
-            *scales,
-            *scale_pools,
-        ]
         # Each reads the one before, so they run one after another as layers do.
         names[0] = f"out_{layer - 1}" if layer else "query"
         nodes.append(
-            helper.make_node("PagedAttention", names, [f"out_{layer}"], domain=native.DOMAIN, scale=0.125)
+            helper.make_node(
+                "PagedAttention", names, [f"out_{layer}"], domain=native.DOMAIN, scale=0.125, layer=layer
+            )
         )
     outputs = [helper.make_tensor_value_info(f"out_{layers - 1}", f32, step["query"][1])]
     if empty:
@@ -130,10 +132,10 @@ def graph(heads: Heads, kv: str, threads: int, layers: int = FEWEST, *, empty: b
     model = helper.make_model(
         helper.make_graph(nodes, "g", values, outputs), opset_imports=opsets, ir_version=10
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.SessionOptions()
+    session.intra_op_num_threads = threads
+    session.register_custom_ops_library(str(library))
+    return ort.InferenceSession(model.SerializeToString(), session, providers=["CPUExecutionProvider"])
 
 
 def step_of(
@@ -174,12 +176,11 @@ def step_of(
         pools |= {"key_scale": one, "value_scale": one}
     room = aligned((layers * sum(pool.nbytes for pool in pools.values()),), np.uint8)
     end = 0
-    for layer in range(layers):
-        for name, pool in pools.items():
-            start, end = end, end + pool.nbytes
-            own = room[start:end].view(pool.dtype).reshape(pool.shape)
-            own[...] = pool
-            inputs[f"{name}_pool_{layer}"] = own
+    for name, pool in pools.items():
+        start, end = end, end + layers * pool.nbytes
+        own = room[start:end].view(pool.dtype).reshape(layers, *pool.shape)
+        own[...] = pool
+        inputs[f"{name}_pool"] = own
     return inputs, room
 
 
