@@ -115,11 +115,11 @@ class OnnxExecutor:
         if not self._pools:
             raise PoolTooSmall("no KV pool is bound")
         logits = self._room(len(batch.wanted_rows))
-        parts = split(batch, self._spec.block_size) if self._results else [_whole(batch)]
-        if len(parts) == 1 and len(logits):
-            self._run(parts[0].batch, logits)
+        parts = split(batch, self._spec.block_size) if self._results else None
+        if len(logits) and (parts is None or len(parts) == 1):
+            self._run(parts[0].batch if parts else batch, logits)
             return logits
-        for part in parts:
+        for part in parts or [_whole(batch)]:
             self._run_part(part, logits)
         return logits
 

@@ -79,6 +79,15 @@ def test_forbidden_tokens_never_come() -> None:
         assert {sample(row, [choice], [position])[0] for position in range(300)} == {1, 3}
 
 
+@pytest.mark.parametrize("forbidden", [0, 100])
+def test_more_mass_than_sums_come_to(forbidden: int) -> None:
+    """As much of all that rounding decides whether there is so much."""
+    logits = np.sort(rows(11, 64, 5000, 0.3), axis=1)
+    logits[:, :forbidden] = -INF
+    params = [SamplingParams(1.0, 0, 1 - 1e-12, seed) for seed in range(64)]
+    assert sample(logits, params, range(64)) == plain(logits, params, range(64))
+
+
 @pytest.mark.parametrize("wrong", [[0, np.nan, 1], [INF, 0, 0], [-INF, -INF, -INF]])
 @pytest.mark.parametrize("choice", [GREEDY, SamplingParams(1.0, 2), SamplingParams(1.0, 0, 0.5)])
 def test_bad_logits(wrong: list[float], choice: SamplingParams) -> None:
