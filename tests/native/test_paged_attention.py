@@ -344,6 +344,66 @@ def test_wrong_inputs_are_refused(name: str) -> None:
         run(session(Form()), inputs)
 
 
+STEPS = {
+    "table": {"block_table": lambda x: x[::-1]},
+    "lengths": {"kv_lengths": lambda x: x - 5},
+    "starts": {"query_starts": lambda x: np.array([0, 3, 8], np.int32)},
+    "who sees whose": {"block_table": lambda x: np.where(x == x[1, 0], x[0, 24], x)},
+}
+
+
+@pytest.mark.parametrize("what", sorted(STEPS))
+def test_a_plan_is_kept_for_the_same_step_alone(what: str) -> None:
+    """Layers ask for one step after the other. Here the numbers change where they lie."""
+    texts = Texts(Form(), [400, 390])
+    run(session(texts.form), texts.step({0: 396, 1: 386}))
+    inputs = texts.step({0: 4, 1: 4})
+    for _ in range(2):
+        run(session(texts.form), inputs)
+    wrong = inputs["block_table"][1, 2]
+    inputs["block_table"][1, 2] = 10_000
+    with pytest.raises(Exception, match="points outside of the pool"):
+        run(session(texts.form), inputs)
+    inputs["block_table"][1, 2] = wrong
+    for name, change in STEPS[what].items():
+        inputs[name][...] = change(inputs[name].copy())
+    plain = in_rows(inputs)
+    found = run(session(texts.form), inputs)
+    assert_close(found, expected(texts.form, plain), BARS["float32"])
+    for name in ("key_pool", "value_pool"):
+        np.testing.assert_array_equal(in_rows(inputs)[name], plain[name])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Form(window=300), Form(kv_heads=3), Form(heads=24), Form(width=256)],
+    ids=str,
+)
+def test_a_plan_is_kept_for_layers_alike_alone(other: Form) -> None:
+    """One step over layers that differ, in both orders."""
+    forms = (Form(), other)
+    for first, second in (forms, forms[::-1]):
+        texts = Texts(first, [900, 390]), Texts(second, [900, 390])
+        for counts in ({0: 896, 1: 386}, {0: 4, 1: 4}):
+            steps = [of.step(counts) for of in texts]
+            for name in ("query_starts", "kv_lengths", "block_table"):
+                steps[1][name] = steps[0][name]
+            for of, inputs in zip(texts, steps, strict=True):
+                wanted = expected(of.form, in_rows(inputs))
+                assert_close(run(session(of.form), inputs), wanted, BARS["float32"])
+
+
+def test_a_plan_is_kept_for_pools_as_large_alone() -> None:
+    texts = Texts(Form(), [400])
+    inputs = texts.step({0: 400})
+    run(session(texts.form), inputs)
+    fewer = {
+        name: inputs[name][: int(inputs["block_table"].max())].copy() for name in ("key_pool", "value_pool")
+    }
+    with pytest.raises(Exception, match="points outside of the pool"):
+        run(session(texts.form), inputs | fewer)
+
+
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8"])
 def test_a_layer_of_pools_of_all(kind: str) -> None:
     """The same results, written to its own part of the pools."""

@@ -30,7 +30,7 @@
 #include "abi/ort_op.h"
 #include "cpu.h"
 #include "paged_attention/kernel.h"
-#include "paged_attention/pieces.h"
+#include "paged_attention/planned.h"
 #include "paged_attention/step.h"
 #include "paged_attention/write.h"
 #include "quantized_linear/kernel.h"
@@ -116,8 +116,14 @@ struct PagedAttention {
     const Tensor* in = inputs.data();
     Given given{};
     const Attention a = attention(context, in, given);
-    const Step step = checked_step(in);
-    attend(context, a, step, writer(in, a, given), shares_new_pages(step, a.block, in[3].shape[0]));
+    const Step step = step_of(in);
+    static thread_local Planned held;
+    Planned& planned = held;  // of this thread, also where others run
+    if (!planned.is_for(a, step)) {
+      check_pages(step, a.block);
+      planned.plan(a, step);
+    }
+    attend(context, a, planned.pieces(), writer(in, a, given));
   }
 
  private:
@@ -211,23 +217,26 @@ struct PagedAttention {
     return a;
   }
 
-  // Every page that will be touched lies in the pool.
-  static Step checked_step(const Tensor* in) {
+  static Step step_of(const Tensor* in) {
     const Tensor &starts = in[5], &lengths = in[6], &table = in[7];
-    const int64_t tokens = tokens_of(in), blocks = in[3].shape[0], block = in[3].shape[1];
     want(lengths.shape.size() == 1 && table.shape.size() == 2, "want kv_lengths [R] and block_table [R, M]");
-    Step step{starts.as<int32_t>(), lengths.as<int32_t>(), table.as<int32_t>(), lengths.shape[0], table.shape[1]};
+    Step step{starts.as<int32_t>(), lengths.as<int32_t>(), table.as<int32_t>(),
+              lengths.shape[0],     table.shape[1],        in[3].shape[0]};
     want(has_shape(starts, {step.requests + 1}) && table.shape[0] == step.requests,
          "query_starts is [R + 1] and block_table [R, M] of kv_lengths' R");
-    want(step.starts[0] == 0 && step.starts[step.requests] == tokens, "query_starts goes from 0 to T");
+    want(step.starts[0] == 0 && step.starts[step.requests] == tokens_of(in), "query_starts goes from 0 to T");
+    return step;
+  }
+
+  // Every page that will be touched lies in the pool.
+  static void check_pages(const Step& step, int64_t block) {
     for (int64_t r = 0; r < step.requests; ++r) {
       want(step.count(r) >= 0 && step.position(r) >= 0, "query_starts fall, or a kv_length is less than its tokens");
       const int64_t pages = step.count(r) == 0 ? 0 : (step.lengths[r] + block - 1) / block;
       want(pages <= step.columns, "a request is longer than its row of block_table");
       for (int64_t i = 0; i < pages; ++i)
-        want(step.pages(r)[i] >= 0 && step.pages(r)[i] < blocks, "block_table points outside of the pool");
+        want(step.pages(r)[i] >= 0 && step.pages(r)[i] < step.blocks, "block_table points outside of the pool");
     }
-    return step;
   }
 
   Writer writer(const Tensor* in, const Attention& a, const Given& given) const {
@@ -276,13 +285,7 @@ struct PagedAttention {
       one(0);
   }
 
-  // `apart`: all is written before anything is attended to.
-  void attend(Context& context, const Attention& a, const Step& step, const Writer& writer, bool apart) const {
-    static thread_local Pieces held;
-    Pieces& pieces = held;  // of this thread, also where others run
-    pieces.plan(a, step);
-    if (apart)
-      for (Piece& u : pieces.all) u.own_keys = false;
+  void attend(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer) const {
     prepare(context, a, pieces, writer);
     const int64_t floats = scratch_floats(a.width);
     const auto run = [&](size_t i) {

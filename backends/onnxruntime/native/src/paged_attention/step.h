@@ -12,6 +12,7 @@ namespace optcc {
 struct Step {
   const int32_t *starts, *lengths, *table;
   int64_t requests, columns;
+  int64_t blocks;  // of the pool
 
   int64_t count(int64_t r) const { return starts[r + 1] - starts[r]; }
   int64_t position(int64_t r) const { return lengths[r] - count(r); }
