@@ -1,7 +1,7 @@
 """What a decode step costs as contexts grow: whole steps of an artifact, short and long contexts in turn.
 
     python -m benchmarks.cpu.context ARTIFACT... [--requests 16] [--contexts 128,2048] [--rounds 20] [--threads 2]
-    [--json FILE]
+    [--pages served] [--json FILE]
 
 All pages are prefilled. Each request has its own: in order, as an engine hands them out that has just started; served,
 as its pool hands them out after hundreds of requests came, grew side by side and went; or anywhere in the pools, which
@@ -161,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--contexts", default="128,2048")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pages", choices=ORDERS, help="one order of pages; all of them unless given")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     found: list[Cost] = []
@@ -169,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         contexts = [int(context) for context in given.contexts.split(",")]
         costs = [
             cost
-            for order in ORDERS
+            for order in ((given.pages,) if given.pages else ORDERS)
             for cost in measure(path.name, executor, given.requests, contexts, given.rounds, order)
         ]
         executor.close()
