@@ -20,7 +20,7 @@ class Planned {
     if (!(key_of(a, step) == key_)) return false;
     const int32_t* kept = numbers_.data();
     const auto same = [&kept](const int32_t* numbers, int64_t count) {
-      const bool equal = memcmp(kept, numbers, static_cast<size_t>(count) * sizeof(int32_t)) == 0;
+      const bool equal = count == 0 || memcmp(kept, numbers, static_cast<size_t>(count) * sizeof(int32_t)) == 0;
       kept += count;
       return equal;
     };
