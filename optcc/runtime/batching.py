@@ -18,10 +18,9 @@ class BatchBuilder:
 
     def __init__(self) -> None:
         self._table: Int32Array = np.zeros((0, 0), np.int32)
-        self._lists: list[
-            list[int]
-        ] = []  # of each row, whose blocks it holds: a request that starts over has others
-        self._known: list[int] = []  # and how many of them
+        # Of each row: whose blocks it holds, and how many of them. A request that starts over has another list.
+        self._lists: list[list[int]] = []
+        self._known: list[int] = []
 
     def build(self, step: Step) -> tuple[Batch, list[RequestState]]:
         """The arrays of a step that is scheduled and not committed yet, requests in the step's order; and those whose
