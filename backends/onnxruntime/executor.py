@@ -20,7 +20,7 @@ from optcc.backends.onnxruntime.native.sampling import Rows, sample
 from optcc.backends.onnxruntime.session import open_session
 from optcc.errors import IncompatibleArtifact, PoolTooSmall
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
-from optcc.runtime.pools import pools_of, requantize
+from optcc.runtime.pools import pool_kinds, requantize
 from optcc.runtime.sampler import SamplingParams
 
 _LINE, _HUGE_PAGE = 64, 2 << 20
@@ -89,7 +89,7 @@ class OnnxExecutor:
         self._binding = self._session.io_binding()
         self._inputs, self._bound_logits = {}, None
         self._pools = {}  # freed before new ones are made
-        for kind in pools_of(s):
+        for kind in pool_kinds(s):
             dtype = np.dtype(kind.dtype).type
             whole = aligned((s.layers, blocks, s.block_size, s.kv_heads, kind.channels), dtype)
             if self._stacked:

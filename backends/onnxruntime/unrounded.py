@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optcc.backends.onnxruntime.lower.chain import LINEAR, LINEARS
+from optcc.backends.onnxruntime.lower.pools import ATTENTION, SCALE_PORTS
 from optcc.backends.onnxruntime.session import MODEL
 
 _ROUNDS = frozenset({"Round", "QuantizeLinear", "DynamicQuantizeLinear"})
 """Operators that a graph rounds with where no kernel does so inside."""
-_SCALE_POOLS = (10, 11)
-"""Inputs of our attention."""
 if TYPE_CHECKING:
     import onnx
 
@@ -100,9 +99,9 @@ def _drop_scale_pools(graph: onnx.GraphProto) -> set[str]:
     """Takes the scales of int8 pools from our attention, which then caches floats. Their names."""
     found: set[str] = set()
     for node in graph.node:
-        if node.op_type != "PagedAttention":
+        if node.op_type != ATTENTION:
             continue
-        for i in _SCALE_POOLS:
+        for i in SCALE_PORTS:
             if i < len(node.input) and node.input[i]:
                 found.add(node.input[i])
                 node.input[i] = ""

@@ -17,7 +17,7 @@ from optcc.ir.interpret import Calls, interpret
 from optcc.ir.module import Module
 from optcc.ir.parse import parse_module
 from optcc.runtime.executor import Array, Batch, FloatArray, ModelSpec, StepHandle
-from optcc.runtime.pools import pools_of, requantize
+from optcc.runtime.pools import pool_kinds, requantize
 from optcc.runtime.sampler import SamplingParams, sample
 
 
@@ -71,7 +71,7 @@ class ReferenceExecutor:
                 (blocks, s.block_size, s.kv_heads, pool.channels),
                 dtype=torch.float32 if self._plain else _torch_type(pool.dtype),
             )
-            for pool in pools_of(s)
+            for pool in pool_kinds(s)
             for layer in range(s.layers)
         }
 

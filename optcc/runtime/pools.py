@@ -21,8 +21,8 @@ Round = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The pools of one kind: their name, the type of values, and how many each token and head has.
+class PoolKind:
+    """Pools of one kind, one for each layer: their name, the type of values, and how many each token and head has.
 
     In a graph a layer's own is called `<name>_<layer>`.
     """
@@ -32,11 +32,11 @@ class Pool:
     channels: int
 
 
-def pools_of(spec: ModelSpec) -> tuple[Pool, ...]:
+def pool_kinds(spec: ModelSpec) -> tuple[PoolKind, ...]:
     """All kinds: keys, values, and where they are quantized the scales of both."""
-    found = [Pool(f"{kind}_pool", spec.kv_dtype, spec.head_dim) for kind in "kv"]
+    found = [PoolKind(f"{kind}_pool", spec.kv_dtype, spec.head_dim) for kind in "kv"]
     if spec.kv_scale:
-        found += [Pool(f"{kind}_scale_pool", spec.kv_scale, 1) for kind in "kv"]
+        found += [PoolKind(f"{kind}_scale_pool", spec.kv_scale, 1) for kind in "kv"]
     return tuple(found)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _MOST_KNOWN = 8192
-"""Tokens whose text is kept: about a megabyte."""
+"""Tokens of which is kept what they are alone."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from optcc.ir.formats import find_format
 from optcc.ir.ops.quantized import dequantize, quantize_activation
 from optcc.runtime.executor import ModelSpec
-from optcc.runtime.pools import pools_of, requantize
+from optcc.runtime.pools import pool_kinds, requantize
 
 
-def test_pools_of_a_spec() -> None:
+def test_pool_kinds_of_a_spec() -> None:
     plain = ModelSpec(2, 3, 64, 10, 16, 99, (0,), "float32")
     packed = ModelSpec(2, 3, 64, 10, 16, 99, (0,), "int8", "float16")
-    assert [p.name for p in pools_of(plain)] == ["k_pool", "v_pool"]
-    assert [(p.name, p.dtype, p.channels) for p in pools_of(packed)] == [
+    assert [p.name for p in pool_kinds(plain)] == ["k_pool", "v_pool"]
+    assert [(p.name, p.dtype, p.channels) for p in pool_kinds(packed)] == [
         ("k_pool", "int8", 64),
         ("v_pool", "int8", 64),
         ("k_scale_pool", "float16", 1),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ATTENTION, LAYER = "PagedAttention", "layer"
 PORTS = {3: "k_pool", 4: "v_pool", 10: "k_scale_pool", 11: "v_scale_pool"}
 """Inputs of our attention that are pools, and what they are called: `k_pool_<layer>`."""
+SCALE_PORTS = (10, 11)
 
 
 def stack_pools(inputs: Sequence[ir.Value], nodes: Sequence[ir.Node]) -> list[ir.Value]:

@@ -133,7 +133,7 @@ struct PagedAttention {
   void take_layer(Tensor& pool) const {
     if (absent(pool)) return;
     want(pool.shape.size() == 5 && layer < pool.shape[0], "with layer, pools are [L, N, K, G, C]");
-    int64_t bytes = layer * (pool.type == INT8 ? 1 : pool.type == HALF ? 2 : 4);
+    int64_t bytes = layer * bytes_of(pool.type);
     for (size_t i = 1; i < 5; ++i) bytes *= pool.shape[i];
     if (pool.data != nullptr) pool.data = pool.as<char>() + bytes;
     pool.shape = {pool.shape.extents + 1, 4};

@@ -17,6 +17,9 @@
 
 namespace optcc {
 
+// Of a value of a pool.
+inline int64_t bytes_of(ONNXTensorElementDataType type) { return type == INT8 ? 1 : type == HALF ? 2 : 4; }
+
 // Rows of a step: one per token, `stride` values apart.
 struct Rows {
   void* first;
@@ -55,7 +58,7 @@ struct Write {
   void fetch(int64_t token, int64_t page, int64_t offset, Range heads) const {
     const bool packed = pool->type == INT8 && scales == nullptr;
     fetch_heads(from, token, heads, width, packed ? 1 : sizeof(float));
-    const int64_t each = pool->type == INT8 ? 1 : pool->type == HALF ? 2 : 4, row = width * each;
+    const int64_t row = width * bytes_of(pool->type);
     const int64_t first = by_channel ? 0 : offset / 2 * 2 * row, end = by_channel ? block * row : first + 2 * row;
     for (int64_t head = heads.first; head < heads.end; ++head) {
       const char* at = pool->as<char>() + (page * kv_heads + head) * block * row;
