@@ -54,9 +54,15 @@ struct Piece {
   int groups;            // KV heads; tokens * heads * groups is at most kMaxRows
   bool own_queries;      // no other piece reads them: this one turns them
   bool own_keys;         // one piece sees all that the step adds to these KV heads of the request, and writes it
-  int64_t first_key;     // a multiple of kSegment
+  int64_t first_key;     // a multiple of cut()
   int64_t end_key;
-  float* partial;        // null: write results to `out`. Otherwise rows of partial_floats(width) of the one segment
+  float* partial;        // null: write results to `out`. Otherwise partial_floats(rows, width) of the keys
+
+  int rows() const { return tokens * heads * groups; }
+  // Keys that it may be computed apart from others in: its rows' segments, or chunks if they have but one.
+  int64_t cut() const { return position + tokens <= kSegment ? kChunk : kSegment; }
+  // Whether it is one such chunk, which is put together with others as a thread would that takes all.
+  bool alone() const { return partial != nullptr && cut() == kChunk; }
 
   bool writes_keys() const { return own_keys && end_key == position + tokens; }
 };
@@ -69,9 +75,10 @@ constexpr int64_t place_in_block(int64_t i, int64_t j, int64_t count, int64_t co
 }
 
 constexpr int64_t padded(int64_t width) { return (width + 15) / 16 * 16; }
-constexpr int64_t partial_floats(int64_t width) { return padded(width) + 16; }  // result, maximum, sum
+// Of rows: results, then maxima, sums, and what results are multiplied with to be what they stand for.
+constexpr int64_t partial_floats(int64_t rows, int64_t width) { return rows * padded(width) + 3 * padded(rows); }
 constexpr int64_t scratch_floats(int64_t width) {
-  return 2 * kChunk * padded(width) + kMaxRows * (3 * kChunk / 2 + 5 * padded(width) / 2) + 7 * (kMaxRows + 16) +
+  return 2 * kChunk * padded(width) + kMaxRows * (3 * kChunk / 2 + 5 * padded(width) / 2) + 8 * (kMaxRows + 16) +
          16 * (2 * kChunk + 1);
 }
 
@@ -83,8 +90,8 @@ struct AttentionKernel {
   // `after` is the piece that the same thread takes next, as far as is known, or null: its first keys are fetched by
   // the way. `scratch` is scratch_floats(width) floats on a cache line.
   void (*attend)(const Attention&, const Piece&, const Piece* after, float* scratch);
-  // The segments of a piece in order, `partial` apart by `stride`, into `out`. Uses `scratch` too.
-  void (*merge)(const Attention&, const Piece&, int segments, int64_t stride, float* scratch);
+  // The parts of a piece in order, `partial` apart by `stride`, into `out`. Uses `scratch` too.
+  void (*merge)(const Attention&, const Piece&, int parts, int64_t stride, float* scratch);
 };
 
 extern const AttentionKernel kAttentionPortable;

@@ -24,11 +24,13 @@
 // attends to what a request adds writes it, if nobody else reads it in this step (write.h, step.h).
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "abi/ort_op.h"
 #include "cpu.h"
+#include "crowd.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/planned.h"
 #include "paged_attention/step.h"
@@ -119,11 +121,13 @@ struct PagedAttention {
     const Step step = step_of(in);
     static thread_local Planned held;
     Planned& planned = held;  // of this thread, also where others run
-    if (!planned.is_for(a, step)) {
+    const size_t threads = Crowd::offered();
+    const bool again = planned.is_for(a, step, threads);
+    if (!again) {
       check_pages(step, a.block);
-      planned.plan(a, step);
+      planned.plan(a, step, threads);
     }
-    attend(context, a, planned.pieces(), writer(in, a, given));
+    attend(context, a, planned.pieces(), writer(in, a, given), !again);
   }
 
  private:
@@ -285,10 +289,14 @@ struct PagedAttention {
       one(0);
   }
 
-  void attend(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer) const {
+  // With `count`, threads that come are counted.
+  void attend(Context& context, const Attention& a, const Pieces& pieces, const Writer& writer, bool count) const {
     prepare(context, a, pieces, writer);
     const int64_t floats = scratch_floats(a.width);
+    std::optional<Roll> roll;
+    if (count) roll.emplace();
     const auto run = [&](size_t i) {
+      if (roll) roll->call();
       const Piece& u = pieces.all[pieces.order[i]];
       const Piece* after = i + 1 < pieces.all.size() ? &pieces.all[pieces.order[i + 1]] : nullptr;
       kernel.fetch(a, u);  // again, if this thread took the piece before; which one did it doesn't know
@@ -304,7 +312,7 @@ struct PagedAttention {
       context.parallel_for(pieces.all.size(), run);
     for (const Cut& c : pieces.cuts) {
       const Piece& u = pieces.all[c.first];
-      kernel.merge(a, u, c.segments, stride_of(a, u), scratch(floats));
+      kernel.merge(a, u, c.parts, stride_of(a, u), scratch(floats));
     }
   }
 };

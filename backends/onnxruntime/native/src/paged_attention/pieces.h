@@ -5,9 +5,9 @@
 #include <stdint.h>
 
 #include <algorithm>
-#include <thread>
 #include <vector>
 
+#include "paged_attention/estimate.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/step.h"
 
@@ -16,24 +16,14 @@ namespace optcc {
 constexpr int64_t kInline = 1 << 16;  // products of one thread that cost less than waking another
 constexpr size_t kPiecesEach = 4;     // of a thread keep all threads busy; with fewer, work is cut finer
 
-// Pieces that are segments of one, and where their results are put together.
+// Pieces that are parts of one, whose results are put together.
 struct Cut {
   size_t first;
-  int segments;
+  int parts;
 };
 
-inline int64_t rows_of(const Piece& u) { return static_cast<int64_t>(u.groups) * u.tokens * u.heads; }
-
-inline int64_t work_of(const Piece& u) { return rows_of(u) * (u.end_key - u.first_key); }
-
-// Floats of one segment's results.
-inline int64_t stride_of(const Attention& a, const Piece& u) { return rows_of(u) * partial_floats(a.width); }
-
-// How many threads the session has it doesn't tell; not more than the machine.
-inline size_t most_threads() {
-  static const size_t found = std::max(1u, std::thread::hardware_concurrency());
-  return found;
-}
+// Floats of one part's results.
+inline int64_t stride_of(const Attention& a, const Piece& u) { return partial_floats(u.rows(), a.width); }
 
 // Tokens by tokens, and all KV heads together where a request has few: they lie side by side in each block, and memory
 // is read at its full rate only in such lengths.
@@ -58,21 +48,11 @@ inline void find_pieces(const Attention& a, const Step& step, bool together, std
         u.kv_head = h / shared;
         u.end_key = u.position + u.tokens;
         if (a.window > 0 && u.position >= a.window)
-          u.first_key = (u.position - a.window + 1) / kSegment * kSegment;
+          u.first_key = (u.position - a.window + 1) / u.cut() * u.cut();
         u.own_queries = u.own_keys = heads == shared && u.tokens == step.count(r);
         found.push_back(u);
       }
     }
-}
-
-inline int segments_of(const Piece& u) {
-  return static_cast<int>((u.end_key - u.first_key + kSegment - 1) / kSegment);
-}
-
-inline size_t segments_of(const std::vector<Piece>& pieces) {
-  size_t found = 0;
-  for (const Piece& u : pieces) found += static_cast<size_t>(segments_of(u));
-  return found;
 }
 
 // A step's pieces. A thread keeps its own from step to step, with the memory that they took.
@@ -82,16 +62,22 @@ struct Pieces {
   std::vector<Cut> cuts;
   bool one_by_one;  // on the thread that asks
 
-  void plan(const Attention& a, const Step& step) {
+  // Cuts nothing of many pieces; of few, what lets `threads` end first by an estimate.
+  void plan(const Attention& a, const Step& step, size_t threads) {
     find_pieces(a, step, true, all);
     cuts.clear();
     int64_t work = 0;
     for (const Piece& u : all) work += work_of(u);
     one_by_one = work * a.width < kInline;
-    if (!one_by_one && all.size() < kPiecesEach * most_threads()) {
-      // Segments before KV heads: those of a block that are read together are read faster.
-      if (segments_of(all) < most_threads()) find_pieces(a, step, false, all);
-      cut(a);
+    if (!one_by_one && all.size() < kPiecesEach * threads) {
+      estimate_.start(threads);
+      estimate_.consider({true, false}, a, all);
+      estimate_.consider({true, true}, a, all);
+      find_pieces(a, step, false, apart_);
+      estimate_.consider({false, false}, a, apart_);
+      estimate_.consider({false, true}, a, apart_);
+      if (!estimate_.best().together) all.swap(apart_);
+      if (estimate_.best().cut) cut(a);
     }
     order.resize(all.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -104,24 +90,24 @@ struct Pieces {
   }
 
  private:
-  // Cuts long pieces at segments.
+  // Cuts pieces into parts of their keys.
   void cut(const Attention& a) {
     size_t floats = 0;
     parts_.clear();
     for (const Piece& u : all) {
-      const int segments = segments_of(u);
-      if (segments > 1) {
-        cuts.push_back({parts_.size(), segments});
-        floats += static_cast<size_t>(segments * stride_of(a, u));
+      const int parts = parts_of(u);
+      if (parts > 1) {
+        cuts.push_back({parts_.size(), parts});
+        floats += static_cast<size_t>(parts * stride_of(a, u));
       }
-      for (int i = 0; i < segments; ++i) {
+      for (int i = 0; i < parts; ++i) {
         Piece part = u;
-        if (segments > 1) {
-          part.first_key = u.first_key + static_cast<int64_t>(i) * kSegment;
-          part.end_key = std::min(u.end_key, part.first_key + kSegment);
+        if (parts > 1) {
+          part.first_key = u.first_key + i * u.cut();
+          part.end_key = std::min(u.end_key, part.first_key + u.cut());
           part.own_queries = false;
           // Only the last one sees it, if that sees all of it.
-          part.own_keys = u.own_keys && u.first_key + static_cast<int64_t>(segments - 1) * kSegment <= u.position;
+          part.own_keys = u.own_keys && u.first_key + (parts - 1) * u.cut() <= u.position;
         }
         parts_.push_back(part);
       }
@@ -129,14 +115,15 @@ struct Pieces {
     if (floats > partials_.size() || partials_.size() > kMostKept) partials_ = std::vector<float>(floats);
     float* at = partials_.data();
     for (const Cut& c : cuts)
-      for (int i = 0; i < c.segments; ++i, at += stride_of(a, parts_[c.first])) parts_[c.first + i].partial = at;
+      for (int i = 0; i < c.parts; ++i, at += stride_of(a, parts_[c.first])) parts_[c.first + i].partial = at;
     all.swap(parts_);
   }
 
   static constexpr size_t kMostKept = 1 << 20;  // floats
 
-  std::vector<Piece> parts_;
-  std::vector<float> partials_;  // results of segments; each is written before it is read
+  std::vector<Piece> apart_, parts_;
+  std::vector<float> partials_;  // results of parts; each is written before it is read
+  Estimate estimate_;
 };
 
 }  // namespace optcc

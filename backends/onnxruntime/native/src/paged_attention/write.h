@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "abi/ort_op.h"
+#include "paged_attention/into_block.h"
 #include "paged_attention/kernel.h"
 #include "paged_attention/rotary.h"
 #include "paged_attention/step.h"
@@ -67,54 +68,58 @@ struct Write {
     }
   }
 
-  void token(int64_t token, int64_t page, int64_t offset, Range heads) const {
+  // Some tokens in a row, at most kTile of them, to one page from `offset` on.
+  void tokens(int64_t token, int count, int64_t page, int64_t offset, Range heads) const {
     switch (pool->type) {
       case HALF:
-        return copy<float>(token, page, offset, heads, pool->as<uint16_t>());
+        return copy<float>(token, count, page, offset, heads, pool->as<uint16_t>());
       case INT8:
-        return scales != nullptr ? copy<float>(token, page, offset, heads, pool->as<int8_t>())
-                                 : copy<int8_t>(token, page, offset, heads, pool->as<int8_t>());
+        return scales != nullptr ? copy<float>(token, count, page, offset, heads, pool->as<int8_t>())
+                                 : copy<int8_t>(token, count, page, offset, heads, pool->as<int8_t>());
       default:
-        return copy<float>(token, page, offset, heads, pool->as<float>());
+        return copy<float>(token, count, page, offset, heads, pool->as<float>());
     }
   }
 
  private:
   template <class From, class To>
-  void copy(int64_t token, int64_t page, int64_t offset, Range heads, To* blocks) const {
+  void copy(int64_t token, int count, int64_t page, int64_t offset, Range heads, To* blocks) const {
     // What is written could be these for all that the compiler knows, if they weren't its own.
     const int64_t width = this->width, block = this->block;
-    From turned[kMaxWidth];
-    To rounded[kMaxWidth];
-    const From* next = static_cast<const From*>(from.first) + token * from.stride + heads.first * width;
-    for (int64_t head = heads.first; head < heads.end; ++head, next += width) {
-      const From* row = next;
-      if constexpr (std::is_same_v<From, float>) {
-        if (rotary != nullptr) rotary->turn(token, next, turned), row = turned;
-      }
-      const To* stored;
-      if constexpr (std::is_same_v<From, To>) {
-        stored = row;
+    To made[kTile * kMaxWidth];
+    const To* rows[kTile];
+    for (int64_t head = heads.first; head < heads.end; ++head) {
+      const From* next = static_cast<const From*>(from.first) + token * from.stride + head * width;
+      for (int i = 0; i < count; ++i, next += from.stride)
+        rows[i] = stored(next, token + i, (page * kv_heads + head) * block + offset + i, made + i * width);
+      To* to = blocks + (page * kv_heads + head) * width * block;
+      if (by_channel)
+        put_columns(rows, count, to, offset, width, block);
+      else
+        put_rows(rows, count, to, offset, width, block);
+    }
+  }
+
+  // A head of a token as its pool stores it: where it is, or in `to`. `place` is its scale's.
+  template <class From, class To>
+  const To* stored(const From* row, int64_t token, int64_t place, To* to) const {
+    if constexpr (std::is_same_v<From, int8_t>) {
+      return row;
+    } else {
+      float turned[kMaxWidth];
+      if constexpr (std::is_same_v<To, float>) {
+        if (rotary == nullptr) return row;
+        rotary->turn(token, row, to);
       } else {
-        stored = rounded;
+        if (rotary != nullptr) rotary->turn(token, row, turned), row = turned;
         if constexpr (std::is_same_v<To, uint16_t>) {
-          kernel->narrow(row, rounded, width);
+          kernel->narrow(row, to, width);
         } else {
           int32_t sum;  // of the levels; of no use here
-          linear->quantize(row, width, width, rounded, scales + (page * kv_heads + head) * block + offset, &sum);
+          linear->quantize(row, width, width, to, scales + place, &sum);
         }
       }
-      constexpr int kEach = std::is_same_v<To, int8_t> ? 2 : 1;
-      To* to = blocks + (page * kv_heads + head) * width * block;
-      if (by_channel) {
-        int64_t c = 0;
-        for (; kEach == 2 && c + 2 <= width; c += 2) memcpy(to + c * block + 2 * offset, stored + c, 2 * sizeof(To));
-        for (; c < width; ++c) to[place_in_block(c, offset, width, block, kEach)] = stored[c];
-      } else {
-        const int64_t first = place_in_block(offset, 0, block, width, kEach);
-        const int64_t step = width > 1 ? place_in_block(offset, 1, block, width, kEach) - first : 1;
-        for (int64_t c = 0; c < width; ++c) to[first + c * step] = stored[c];
-      }
+      return to;
     }
   }
 };
@@ -165,8 +170,14 @@ struct Writer {
   // Writes some tokens of a request in some KV heads.
   void keys(const int32_t* table, int64_t token, int64_t position, int64_t tokens, Range kv_heads) const {
     const int64_t block = attention.block;
-    for (const int64_t end = token + tokens; token < end; ++token, ++position)
-      for (size_t i = 0; i < count; ++i) writes[i].token(token, table[position / block], position % block, kv_heads);
+    for (const int64_t end = token + tokens; token < end;) {
+      const int64_t offset = position % block, room = std::min<int64_t>(kTile, block - offset);
+      const int here = static_cast<int>(std::min(room, end - token));
+      for (size_t i = 0; i < count; ++i)
+        writes[i].tokens(token, here, table[position / block], offset, kv_heads);
+      token += here;
+      position += here;
+    }
   }
 };
 

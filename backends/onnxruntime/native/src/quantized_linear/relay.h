@@ -6,8 +6,8 @@
 #include <array>
 #include <atomic>
 #include <optional>
-#include <thread>
 
+#include "crowd.h"
 #include "job.h"
 
 namespace optcc::quantized_linear {
@@ -85,23 +85,6 @@ class Leg {
   Runs runs_;
   const int64_t parts_;
   alignas(64) std::atomic<int64_t> done_{0};
-};
-
-// How many threads come to a loop, as far as any loop of this process has seen: an operator isn't told.
-class Crowd {
- public:
-  static size_t seen() { return most_.load(std::memory_order_relaxed); }
-  // What a loop is offered to: twice as many, so that more are seen where there are more.
-  static size_t offered() {
-    static const size_t processors = std::max(1u, std::thread::hardware_concurrency());
-    return std::min(processors, 2 * seen());
-  }
-  static void saw(size_t count) {
-    if (count > seen()) most_.store(count, std::memory_order_relaxed);
-  }
-
- private:
-  static inline std::atomic<size_t> most_{1};
 };
 
 // The first `count` jobs, of one block of rows, one after the other. Only what a running thread took is waited for, so
