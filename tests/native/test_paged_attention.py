@@ -121,6 +121,34 @@ def test_token_by_token_is_the_whole(kind: str, isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_a_chunk_of_infinitely_low_scores_has_no_weight(isa: str) -> None:
+    """As in the interpreter: what else a row sees is as if the chunk weren't there."""
+    form = Form(isa=isa, heads=1, scale=1.0)
+    for first in (0, 64):
+        texts = Texts(form, [128])
+        texts.q[0][:] = np.abs(texts.q[0])
+        texts.new[0]["key"][first : first + 64] = -np.inf
+        copy = in_rows(inputs := texts.step({0: 128}))
+        found, wanted = run(session(form), inputs), expected(form, copy)
+        seen = slice(64 if first == 0 else 0, None)
+        assert_close(found[seen], wanted[seen], BARS[form.kind])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("window", [0, 90])
+def test_chunks_shared_by_threads_are_the_whole(window: int, kind: str, isa: str) -> None:
+    """One short request, whose chunks threads share, has the bits of one prefill and of company that shares nothing."""
+    form = Form(9, 3, 64, kind=kind, isa=isa, threads=2, window=window, sinks=1.0)
+    alone = Texts(form, [262]).play([{0: 120}, *([{0: 1}] * 60), {0: 3}, {0: 60}, *([{0: 1}] * 19)])[0]
+    whole = Texts(form, [262]).play([{0: 262}])[0]
+    np.testing.assert_array_equal(alone.view(np.int32), whole.view(np.int32))
+    copy = in_rows(inputs := Texts(form, [262]).step({0: 262}))
+    run(session(form), inputs)
+    assert_close(alone, expected(form, copy), BARS[form.kind])
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("block", [4, 16])
 def test_decoding_many_requests(block: int, kind: str, isa: str) -> None:
@@ -249,7 +277,7 @@ def test_what_is_done_to_rows_is_what_was_done_outside(
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize(("before", "new"), [(599, 1), (510, 5), (700, 30), (511, 1), (512, 1)])
+@pytest.mark.parametrize(("before", "new"), [(127, 1), (150, 5), (599, 1), (510, 5), (700, 30), (511, 1)])
 def test_what_is_done_to_rows_of_requests_in_segments(before: int, new: int, kind: str, isa: str) -> None:
     """The same where several pieces of work read a token's queries, and one or several the keys of the step."""
     plain = Form(9, 3, 64, kind=kind, isa=isa, threads=2)

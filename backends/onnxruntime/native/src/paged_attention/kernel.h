@@ -10,7 +10,8 @@
 // Keys are taken in chunks of kChunk and segments of kSegment, both counted from key 0. A chunk updates a segment's
 // maximum, sum and result as in Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018, and Dao et
 // al., "FlashAttention", 2022; segments are merged in order, as in "Flash-Decoding", 2023, whether they were computed
-// one after another or at once.
+// one after another or at once. So are the chunks of the only segment: a chunk's weights are relative to its own best
+// score, and what it found is the same alone.
 
 #pragma once
 

@@ -3,6 +3,6 @@
 // Vectors of keys, and of a value, that six rows are accumulated with in registers.
 #define QK_VECTORS 2
 #define PV_VECTORS 2
-// Vectors of scores whose powers of e are taken at once.
+// Vectors of scores whose powers of 2 are taken at once.
 #define EXP_VECTORS 2
 #include "paged_attention/kernel.inc"

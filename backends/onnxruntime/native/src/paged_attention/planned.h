@@ -57,7 +57,8 @@ class Planned {
   };
 
   static Key key_of(const Attention& a, const Step& step, size_t threads) {
-    return {step.table, step.requests, step.columns, step.blocks, a.heads, a.kv_heads, a.width, a.block, a.window, threads};
+    return {step.table, step.requests, step.columns, step.blocks, a.heads,
+            a.kv_heads, a.width,       a.block,      a.window,    threads};
   }
 
   Key key_{};

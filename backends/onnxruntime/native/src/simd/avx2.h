@@ -73,6 +73,7 @@ inline V where_less(V a, V b, V yes, V no) {
 inline uint32_t lanes_less(V a, V b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
+inline V nearest(V x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x times 2^n for whole n from -126 to 127.
 inline V scale2(V x, V n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

@@ -71,6 +71,7 @@ inline V where_less(V a, V b, V yes, V no) {
 }
 // A bit for each lane.
 inline uint32_t lanes_less(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline V nearest(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x times 2^n for whole n.
 inline V scale2(V x, V n) { return _mm512_scalef_ps(x, n); }
 // Lanes from..to of x, the others of `other`.

@@ -91,6 +91,7 @@ inline uint32_t lanes_less(V a, V b) {
   for (int i = 0; i < kLanes; ++i) lanes |= static_cast<uint32_t>(less[i] & 1) << i;
   return lanes;
 }
+inline V nearest(V x) { return x + 12582912.0f - 12582912.0f; }  // 1.5 * 2^23 pushes the fraction out
 // x times 2^n for whole n from -126 to 127.
 inline V scale2(V x, V n) { return x * reinterpret_cast<V>((__builtin_convertvector(n, I) + 127) << 23); }
 // Lanes from..to of x, the others of `other`.
